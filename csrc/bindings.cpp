@@ -1,0 +1,39 @@
+// The Python module holds build facts and nothing that touches a tensor: tensors go through the dispatcher.
+#include <pybind11/pybind11.h>
+
+#ifndef FASTVISION_MODULE
+#ifdef FASTVISION_EMULATION
+#define FASTVISION_MODULE _C_emulated
+#else
+#define FASTVISION_MODULE _C
+#endif
+#endif
+
+#ifndef FASTVISION_CUDA_ARCHITECTURES
+#define FASTVISION_CUDA_ARCHITECTURES ""
+#endif
+
+namespace py = pybind11;
+
+static py::dict build_info() {
+  py::dict info;
+  info["compiler"] = __VERSION__;
+#ifdef FASTVISION_EMULATION
+  info["backend"] = "emulated";
+#else
+  info["backend"] = "native";
+#endif
+#ifdef FASTVISION_WITH_CUDA
+  info["cuda"] = true;
+#else
+  info["cuda"] = false;
+#endif
+  info["cuda_architectures"] = FASTVISION_CUDA_ARCHITECTURES;
+  info["torch_abi"] = "2.11";
+  return info;
+}
+
+PYBIND11_MODULE(FASTVISION_MODULE, m) {
+  m.doc() = "Compiled kernels of fastvision; importing it registers torch.ops.fastvision.*";
+  m.def("build_info", &build_info, "What this library was built with.");
+}

@@ -1,0 +1,37 @@
+// Memory formats of [N, C, H, W] tensors.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+
+#include "common/checks.h"
+
+namespace fastvision {
+
+// Strides in elements.
+struct Strides {
+  int64_t n, c, h, w;
+};
+
+inline Strides strides_of(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
+
+// Dense in the order N, H, W, C; a tensor that is dense both ways counts as N, C, H, W.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (const int d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  const int64_t size[] = {n, c, h, w};
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(size, 4), like.scalar_type(), std::nullopt,
+                              like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+}  // namespace fastvision

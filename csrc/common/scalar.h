@@ -1,0 +1,19 @@
+// Scalar helpers with one spelling on host and device.
+#pragma once
+
+#include "common/host_device.h"
+
+namespace fastvision {
+
+// Of two numbers, the second where the first is NaN.
+template <class T>
+FV_HOST_DEVICE T maximum(T a, T b) {
+  return a > b ? a : b;
+}
+
+template <class T>
+FV_HOST_DEVICE T minimum(T a, T b) {
+  return a < b ? a : b;
+}
+
+}  // namespace fastvision

@@ -1,0 +1,107 @@
+// One source, three instruction sets: the body is compiled for AVX-512, AVX2 and the baseline, and the widest the
+// processor has is chosen at run time. Loops inside vectorise by themselves; no intrinsics, no second spelling.
+//
+// This is `target` plus `flatten` on a wrapper rather than `target_clones`, because target_clones does not work on
+// templates and its resolvers run before a sanitizer is ready.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+
+namespace fastvision {
+
+// 64 bytes of numbers: one AVX-512 register, two of AVX2, four of SSE or NEON.
+template <class T>
+inline constexpr int kVectorLanes = 64 / int(sizeof(T));
+
+// That many numbers side by side, with the arithmetic a weighted sum needs. A struct around the compiler's own vector
+// type, because a bare vector type loses its attribute as a template argument.
+template <class T>
+struct Vector {
+  // aligned as T: callers promise no more, and an unaligned move of aligned data costs nothing
+  typedef T Raw __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
+  Raw raw{};
+
+  [[gnu::always_inline]] T* values() { return reinterpret_cast<T*>(&raw); }
+  [[gnu::always_inline]] const T* values() const { return reinterpret_cast<const T*>(&raw); }
+
+  // this += weight * other
+  [[gnu::always_inline]] void add(T weight, const Vector& other) { raw += weight * other.raw; }
+
+  // float16 and bfloat16 are widened to T
+  template <class S>
+  [[gnu::always_inline]] static Vector load(const S* source) {
+    Vector vector;
+    if constexpr (std::is_same_v<T, S>) {
+      std::memcpy(&vector.raw, source, sizeof(Raw));
+    } else {
+      for (int l = 0; l < kVectorLanes<T>; ++l) vector.raw[l] = static_cast<T>(source[l]);
+    }
+    return vector;
+  }
+
+  template <class S>
+  [[gnu::always_inline]] void store(S* target) const {
+    if constexpr (std::is_same_v<T, S>) {
+      std::memcpy(target, &raw, sizeof(Raw));
+    } else {
+      for (int l = 0; l < kVectorLanes<T>; ++l) target[l] = static_cast<S>(raw[l]);
+    }
+  }
+};
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+
+inline Isa detect_isa() {
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return Isa::kAvx512;
+  }
+  return __builtin_cpu_supports("avx2") ? Isa::kAvx2 : Isa::kBaseline;
+}
+
+inline Isa isa() {
+  static const Isa found = detect_isa();
+  return found;
+}
+
+namespace simd_detail {
+template <class Body>
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512"),
+               flatten, noinline)) void
+run_avx512(const Body& body) {
+  body();
+}
+template <class Body>
+__attribute__((target("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"), flatten, noinline)) void run_avx2(const Body& body) {
+  body();
+}
+template <class Body>
+__attribute__((noinline)) void run_baseline(const Body& body) {
+  body();
+}
+}  // namespace simd_detail
+
+// Runs body() compiled for this processor. Everything body calls must be inlinable (headers, no parallel_for inside).
+template <class Body>
+void vectorized(const Body& body) {
+  switch (isa()) {
+    case Isa::kAvx512: return simd_detail::run_avx512(body);
+    case Isa::kAvx2: return simd_detail::run_avx2(body);
+    default: return simd_detail::run_baseline(body);
+  }
+}
+
+#else  // other processors: the compiler's own baseline vectors (NEON on Arm)
+
+template <class Body>
+void vectorized(const Body& body) {
+  body();
+}
+
+#endif
+
+}  // namespace fastvision

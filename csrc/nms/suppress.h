@@ -1,0 +1,211 @@
+// Greedy suppression on the host: each candidate, in rank order, against the boxes kept so far.
+//
+// Two searches give the same answer. `Linear` compares with every kept box. `Grid` uses a fact about IoU: if
+// IoU(kept, candidate) > t, their intersection is longer than t times the candidate's side along each axis, so of
+// m = ceil(1/t) - 1 points that cut a side into m + 1 equal parts at least one lies inside the kept box. For t >= 1/2
+// that is the centre alone. A kept box is therefore filed in every cell it covers, and a candidate looks only into
+// the cells of its m x m points. DIoU never exceeds IoU, so the same cells serve it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "nms/nms.h"
+
+namespace fastvision::nms {
+
+// Boxes in rank order, structure of arrays.
+template <class T>
+struct RankedBoxes {
+  const T *x1, *y1, *x2, *y2, *area;
+  int64_t count;
+
+  Box<T> box(int64_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
+};
+
+// `kLanes` kept boxes side by side; an unused lane has area NaN, whose overlap is NaN, which suppresses nothing.
+template <class T>
+struct Lanes {
+  static constexpr int kLanes = 64 / sizeof(T);
+  T x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes], area[kLanes];
+
+  Lanes() { std::fill_n(area, kLanes, std::numeric_limits<T>::quiet_NaN()); }
+
+  void set(int lane, const Box<T>& box, T box_area) {
+    x1[lane] = box.x1, y1[lane] = box.y1, x2[lane] = box.x2, y2[lane] = box.y2, area[lane] = box_area;
+  }
+
+  template <Metric metric>
+  bool any_over(const Box<T>& candidate, T candidate_area, T threshold) const {
+    int over = 0;
+    for (int l = 0; l < kLanes; ++l) {
+      const Box<T> kept{x1[l], y1[l], x2[l], y2[l]};
+      over |= overlap<metric>(kept, candidate, area[l], candidate_area) > threshold;
+    }
+    return over != 0;
+  }
+};
+
+// Every kept box in one list.
+template <class T, Metric metric>
+class Linear {
+ public:
+  explicit Linear(T threshold) : threshold_(threshold) {}
+
+  bool suppresses(const Box<T>& box, T area) const {
+    for (const Lanes<T>& lanes : kept_) {
+      if (lanes.template any_over<metric>(box, area, threshold_)) return true;
+    }
+    return false;
+  }
+
+  void keep(const Box<T>& box, T area) {
+    const int lane = int(count_++ % Lanes<T>::kLanes);
+    if (lane == 0) kept_.emplace_back();
+    kept_.back().set(lane, box, area);
+  }
+
+ private:
+  T threshold_;
+  int64_t count_ = 0;
+  std::vector<Lanes<T>> kept_;
+};
+
+// A uniform grid of cells about as large as the average box, each a chain of `Lanes` from one arena.
+template <class T, Metric metric>
+class Grid {
+ public:
+  static constexpr double kLowestThreshold = 0.2;  // below it a candidate would look at 5 x 5 points and more
+  static constexpr int64_t kMostCells = 64;        // a box that covers more goes to the linear list
+
+  Grid(const RankedBoxes<T>& boxes, T threshold)
+      : threshold_(threshold), points_(int(std::ceil(1.0 / double(threshold))) - 1), oversized_(threshold) {
+    points_ = std::max(points_, 1);
+    T high_x = std::numeric_limits<T>::lowest(), high_y = high_x;
+    low_x_ = low_y_ = std::numeric_limits<T>::max();
+    double width = 0, height = 0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < boxes.count; ++i) {
+      if (!comparable(boxes.box(i), boxes.area[i])) continue;
+      low_x_ = minimum(low_x_, boxes.x1[i]), high_x = maximum(high_x, boxes.x2[i]);
+      low_y_ = minimum(low_y_, boxes.y1[i]), high_y = maximum(high_y, boxes.y2[i]);
+      width += boxes.x2[i] - boxes.x1[i], height += boxes.y2[i] - boxes.y1[i];
+      ++count;
+    }
+    if (count == 0) low_x_ = low_y_ = high_x = high_y = 0, count = 1;
+    const int64_t limit = std::max<int64_t>(1, int64_t(2 * std::sqrt(double(count))));
+    columns_ = cells_along(double(high_x) - low_x_, width / count, limit);
+    rows_ = cells_along(double(high_y) - low_y_, height / count, limit);
+    per_x_ = high_x > low_x_ ? T(columns_ / (double(high_x) - low_x_)) : T(0);
+    per_y_ = high_y > low_y_ ? T(rows_ / (double(high_y) - low_y_)) : T(0);
+    first_.assign(columns_ * rows_, -1);
+    size_.assign(columns_ * rows_, 0);
+  }
+
+  bool suppresses(const Box<T>& box, T area) const {
+    if (!comparable(box, area)) return false;
+    if (oversized_.suppresses(box, area)) return true;
+    const T step_x = (box.x2 - box.x1) / (points_ + 1), step_y = (box.y2 - box.y1) / (points_ + 1);
+    int64_t last_row = -1;
+    for (int j = 1; j <= points_; ++j) {
+      const int64_t row = row_of(box.y1 + j * step_y);
+      if (row == last_row) continue;
+      last_row = row;
+      int64_t last_column = -1;
+      for (int i = 1; i <= points_; ++i) {
+        const int64_t column = column_of(box.x1 + i * step_x);
+        if (column == last_column) continue;
+        last_column = column;
+        if (cell_suppresses(row * columns_ + column, box, area)) return true;
+      }
+    }
+    return false;
+  }
+
+  void keep(const Box<T>& box, T area) {
+    if (!comparable(box, area)) return;  // NaN, infinite or empty: overlaps nothing
+    // The points are rounded: widen the box by a few units in the last place so that none falls just outside.
+    const T pad_x = pad(box.x1, box.x2), pad_y = pad(box.y1, box.y2);
+    const int64_t c0 = column_of(box.x1 - pad_x), c1 = column_of(box.x2 + pad_x);
+    const int64_t r0 = row_of(box.y1 - pad_y), r1 = row_of(box.y2 + pad_y);
+    if ((c1 - c0 + 1) * (r1 - r0 + 1) > kMostCells) return oversized_.keep(box, area);
+    for (int64_t r = r0; r <= r1; ++r) {
+      for (int64_t c = c0; c <= c1; ++c) insert(r * columns_ + c, box, area);
+    }
+  }
+
+ private:
+  struct Chunk : Lanes<T> {
+    int64_t next;
+  };
+
+  static bool comparable(const Box<T>& box, T area) {
+    return box.x2 > box.x1 && box.y2 > box.y1 && area < std::numeric_limits<T>::infinity();
+  }
+
+  static T pad(T low, T high) {
+    return 16 * std::numeric_limits<T>::epsilon() * maximum(std::abs(low), std::abs(high));
+  }
+
+  static int64_t cells_along(double extent, double mean, int64_t limit) {
+    if (!(mean > 0) || !(extent / mean < double(limit))) return limit;
+    return std::max<int64_t>(1, int64_t(extent / mean));
+  }
+
+  // Monotone in x, and clamped before the cast.
+  int64_t column_of(T x) const { return int64_t(maximum(T(0), minimum((x - low_x_) * per_x_, T(columns_ - 1)))); }
+  int64_t row_of(T y) const { return int64_t(maximum(T(0), minimum((y - low_y_) * per_y_, T(rows_ - 1)))); }
+
+  bool cell_suppresses(int64_t cell, const Box<T>& box, T area) const {
+    for (int64_t chunk = first_[cell]; chunk >= 0; chunk = arena_[chunk].next) {
+      if (arena_[chunk].template any_over<metric>(box, area, threshold_)) return true;
+    }
+    return false;
+  }
+
+  void insert(int64_t cell, const Box<T>& box, T area) {
+    const int lane = int(size_[cell]++ % Lanes<T>::kLanes);
+    if (lane == 0) {
+      arena_.emplace_back();
+      arena_.back().next = first_[cell];
+      first_[cell] = int64_t(arena_.size()) - 1;
+    }
+    arena_[first_[cell]].set(lane, box, area);
+  }
+
+  T threshold_, low_x_, low_y_, per_x_, per_y_;
+  int points_;
+  int64_t columns_, rows_;
+  std::vector<int64_t> first_;  // [rows * columns] newest chunk of a cell, or -1
+  std::vector<int32_t> size_;   // [rows * columns] boxes in a cell
+  std::vector<Chunk> arena_;
+  Linear<T, metric> oversized_;
+};
+
+// Writes the ranks kept to `kept` (room for min(count, max_output)) and returns how many there are.
+template <class T, class Search>
+int64_t suppress(const RankedBoxes<T>& boxes, Search search, int64_t max_output, int64_t* kept) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < boxes.count && count < max_output; ++i) {
+    const Box<T> box = boxes.box(i);
+    if (search.suppresses(box, boxes.area[i])) continue;
+    search.keep(box, boxes.area[i]);
+    kept[count++] = i;
+  }
+  return count;
+}
+
+template <class T, Metric metric>
+int64_t suppress(const RankedBoxes<T>& boxes, T threshold, int64_t max_output, int64_t* kept) {
+  constexpr int64_t kGridFrom = 300;  // boxes; below it the linear list is as fast
+  // "intersection over the smaller box" says nothing about the candidate's own side, so the grid cannot serve it
+  if (metric != Metric::kIos && boxes.count >= kGridFrom && threshold >= T(Grid<T, metric>::kLowestThreshold)) {
+    return suppress<T>(boxes, Grid<T, metric>(boxes, threshold), max_output, kept);
+  }
+  return suppress<T>(boxes, Linear<T, metric>(threshold), max_output, kept);
+}
+
+}  // namespace fastvision::nms

@@ -1,0 +1,63 @@
+// RoIAlign: parameters and checks. The maths is in common/bilinear.h.
+#pragma once
+
+#include "common/bilinear.h"
+#include "common/checks.h"
+#include "common/layout.h"
+
+namespace fastvision::roi_align {
+
+// One call: a feature map [batch, channels, height, width] and rois [K, 5] = (image, x1, y1, x2, y2).
+struct Params {
+  double spatial_scale;
+  int64_t pooled_height, pooled_width, sampling_ratio;
+  bool aligned;
+  int64_t batch, channels, height, width;
+};
+
+template <class T>
+FV_HOST_DEVICE SampledAxis<T> rows_of(const Params& p, const T* roi) {
+  return sampled_axis<T>(roi[2], roi[4], T(p.spatial_scale), p.pooled_height, p.sampling_ratio, p.aligned, p.height);
+}
+
+template <class T>
+FV_HOST_DEVICE SampledAxis<T> columns_of(const Params& p, const T* roi) {
+  return sampled_axis<T>(roi[1], roi[3], T(p.spatial_scale), p.pooled_width, p.sampling_ratio, p.aligned, p.width);
+}
+
+// Image of a roi, or -1 where there is none (NaN included, before any cast).
+template <class T>
+FV_HOST_DEVICE int64_t image_of(const Params& p, const T* roi) {
+  return roi[0] >= T(0) && roi[0] < T(p.batch) ? int64_t(roi[0]) : -1;
+}
+
+inline void validate(const char* op, const Params& p, const Tensor& values, const Tensor& rois) {
+  FV_CHECK(values.dim() == 4, op, "expected a feature map of shape [N, C, H, W], got ", shape_of(values));
+  check_floating(op, "the feature map", values);
+  check_matrix(op, "rois", rois, 5);
+  check_same_device(op, "rois", rois, "the feature map", values);
+  FV_CHECK(p.pooled_height > 0 && p.pooled_width > 0, op, "expected a positive output size, got [", p.pooled_height,
+           ", ", p.pooled_width, "]");
+}
+
+inline Params forward_params(const char* op, const Tensor& input, const Tensor& rois, double spatial_scale,
+                             int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio, bool aligned) {
+  Params p{spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned, 0, 0, 0, 0};
+  validate(op, p, input, rois);
+  p.batch = input.size(0), p.channels = input.size(1), p.height = input.size(2), p.width = input.size(3);
+  return p;
+}
+
+// grad [K, channels, pooled_height, pooled_width]
+inline Params backward_params(const char* op, const Tensor& grad, const Tensor& rois, double spatial_scale,
+                              int64_t batch, int64_t height, int64_t width, int64_t sampling_ratio, bool aligned) {
+  FV_CHECK(grad.dim() == 4, op, "expected grad of shape [K, C, P, Q], got ", shape_of(grad));
+  Params p{spatial_scale, grad.size(2), grad.size(3), sampling_ratio, aligned, batch, grad.size(1), height, width};
+  validate(op, p, grad, rois);
+  FV_CHECK(grad.size(0) == rois.size(0), op, "expected grad and rois of the same length, got ", shape_of(grad), " and ",
+           shape_of(rois));
+  FV_CHECK(batch >= 0 && height >= 0 && width >= 0, op, "expected an input size >= 0");
+  return p;
+}
+
+}  // namespace fastvision::roi_align

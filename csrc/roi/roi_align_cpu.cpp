@@ -1,0 +1,267 @@
+// roi_align on the CPU: out = A_y F A_x^T, vectorised over channels.
+//
+// channels_last maps are read in place, one thread a roi. Other maps go through blocks of channels: a block of planes
+// is transposed to [pixels, lanes] once, every roi of the image pools from it, and the next block follows. The backward
+// is the transpose of that: one thread owns a block of channels of an image and adds its rois in order, so that sums
+// never depend on the number of threads.
+#include <torch/csrc/stable/library.h>
+
+#include <memory>
+
+#include "common/dispatch.h"
+#include "common/parallel.h"
+#include "roi/channel_block.h"
+#include "roi/roi_align.h"
+#include "roi/taps.h"
+
+namespace fastvision::roi_align {
+namespace {
+
+using roi::ChannelBlock;
+using roi::RoiTaps;
+using roi::Window;
+
+// Rois of each image in order: rois of image n are order[offsets[n] .. offsets[n + 1]).
+struct ImageGroups {
+  std::vector<int64_t> order, offsets;
+
+  template <class T>
+  ImageGroups(const char* op, const Params& p, const T* rois, int64_t count) : offsets(p.batch + 1, 0) {
+    std::vector<int64_t> image(count);
+    for (int64_t k = 0; k < count; ++k) {
+      image[k] = image_of(p, rois + 5 * k);
+      if (image[k] < 0) {
+        fail<std::out_of_range>(op, "expected rois[", k, ", 0], the image of the roi, in [0, ", p.batch, "), got ",
+                                rois[5 * k]);
+      }
+      ++offsets[image[k] + 1];
+    }
+    for (int64_t n = 0; n < p.batch; ++n) offsets[n + 1] += offsets[n];
+    order.resize(count);
+    std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
+    for (int64_t k = 0; k < count; ++k) order[next[image[k]]++] = k;
+  }
+};
+
+template <class T>
+void build_taps(const Params& p, const T* roi, RoiTaps<T>& taps) {
+  taps.y.build(rows_of(p, roi), p.pooled_height);
+  taps.x.build(columns_of(p, roi), p.pooled_width);
+}
+
+template <class T>
+std::vector<RoiTaps<T>> all_taps(const Params& p, const T* rois, int64_t count) {
+  std::vector<RoiTaps<T>> taps(count);
+  parallel_for(count, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) build_taps(p, rois + 5 * k, taps[k]);
+  });
+  return taps;
+}
+
+// The pixels that the rois `order[begin, end)` read.
+template <class T>
+Window window_of(const std::vector<RoiTaps<T>>& taps, const ImageGroups& groups, int64_t image) {
+  Window window;
+  for (int64_t r = groups.offsets[image]; r < groups.offsets[image + 1]; ++r) {
+    const RoiTaps<T>& t = taps[groups.order[r]];
+    if (!t.empty()) window.include(t.y.low, t.y.high, t.x.low, t.x.high);
+  }
+  return window;
+}
+
+// Pools one roi for `vectors` vectors of channels. map points at pixel (0, 0); steps are in elements of S.
+// scratch: [distinct columns, vectors] sums of rows.
+template <class T, class S, class Emit>
+[[gnu::always_inline]] inline void pool(const S* map, int64_t row_step, int64_t pixel_step, const RoiTaps<T>& taps,
+                                        int64_t bins_y, int64_t bins_x, Vector<T>* scratch, const Emit& emit) {
+  const int64_t columns = int64_t(taps.x.columns.size());
+  for (int64_t i = 0; i < bins_y; ++i) {
+    const int32_t first = taps.y.offsets[i], last = taps.y.offsets[i + 1];
+    for (int64_t c = 0; c < columns; ++c) {
+      const S* column = map + taps.x.columns[c] * pixel_step;
+      Vector<T> sum;
+      for (int32_t t = first; t < last; ++t) {
+        sum.add(taps.y.weights[t], Vector<T>::load(column + taps.y.pixels[t] * row_step));
+      }
+      scratch[c] = sum;
+    }
+    for (int64_t j = 0; j < bins_x; ++j) {
+      Vector<T> sum;
+      for (int32_t t = taps.x.offsets[j]; t < taps.x.offsets[j + 1]; ++t) {
+        sum.add(taps.x.weights[t], scratch[taps.x.slots[t]]);
+      }
+      emit(i * bins_x + j, sum);
+    }
+  }
+}
+
+// The transpose of pool: adds the gradient of one roi to a block map of vectors.
+template <class T>
+[[gnu::always_inline]] inline void unpool(const ChannelBlock<T>& map, const RoiTaps<T>& taps, int64_t bins_y,
+                                          int64_t bins_x, const Vector<T>* grad, Vector<T>* scratch) {
+  const int64_t columns = int64_t(taps.x.columns.size());
+  for (int64_t i = 0; i < bins_y; ++i) {
+    std::fill_n(scratch, columns, Vector<T>{});
+    for (int64_t j = 0; j < bins_x; ++j) {
+      for (int32_t t = taps.x.offsets[j]; t < taps.x.offsets[j + 1]; ++t) {
+        scratch[taps.x.slots[t]].add(taps.x.weights[t], grad[i * bins_x + j]);
+      }
+    }
+    for (int32_t t = taps.y.offsets[i]; t < taps.y.offsets[i + 1]; ++t) {
+      const T weight = taps.y.weights[t];
+      Vector<T>* row = map.pixel(taps.y.pixels[t], 0);
+      for (int64_t c = 0; c < columns; ++c) row[taps.x.columns[c]].add(weight, scratch[c]);
+    }
+  }
+}
+
+// channels_last in and out: one thread a roi, all channels.
+template <class T, class S>
+void forward_channels_last(const Params& p, const Tensor& input, const T* rois, int64_t count,
+                           const ImageGroups& groups, Tensor& output) {
+  const Strides step = strides_of(input);
+  const S* map = input.const_data_ptr<S>();
+  S* out = output.mutable_data_ptr<S>();
+  const int64_t bins = p.pooled_height * p.pooled_width;
+  constexpr int64_t kLanes = kVectorLanes<T>;
+  parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    RoiTaps<T> taps;
+    Buffer<Vector<T>> scratch;
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t k = groups.order[r];
+      build_taps(p, rois + 5 * k, taps);
+      const S* image = map + image_of(p, rois + 5 * k) * step.n;
+      S* pooled = out + k * bins * p.channels;
+      if (taps.empty()) {
+        std::fill_n(pooled, bins * p.channels, S(0));
+        continue;
+      }
+      scratch.reserve(taps.x.columns.size());
+      vectorized([&]() __attribute__((always_inline)) {
+        int64_t c = 0;
+        for (; c + kLanes <= p.channels; c += kLanes) {
+          pool<T>(image + c, step.h, step.w, taps, p.pooled_height, p.pooled_width, scratch.data(),
+                  [&](int64_t bin, const Vector<T>& sum) __attribute__((always_inline)) {
+                    sum.store(pooled + bin * p.channels + c);
+                  });
+        }
+      });
+    }
+  });
+}
+
+template <class T, class S>
+void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t count, const ImageGroups& groups,
+                    Tensor& output) {
+  const Strides step = strides_of(input), out_step = strides_of(output);
+  const S* map = input.const_data_ptr<S>();
+  S* out = output.mutable_data_ptr<S>();
+  const auto taps = all_taps(p, rois, count);
+  constexpr int64_t kLanes = kVectorLanes<T>;
+  const int64_t blocks = (p.channels + kLanes - 1) / kLanes, bins = p.pooled_height * p.pooled_width;
+  parallel_for(p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
+    ChannelBlock<T> block;
+    Buffer<Vector<T>> scratch(p.width + 1), pooled(bins);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t n = task / blocks, c0 = task % blocks * kLanes;
+      const int64_t lanes = std::min(kLanes, p.channels - c0);
+      const Window window = window_of(taps, groups, n);
+      block.reset(window);
+      vectorized([&]() __attribute__((always_inline)) {
+        block.load(map + n * step.n + c0 * step.c, step, lanes);
+        for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
+          const int64_t k = groups.order[r];
+          if (taps[k].empty()) {
+            std::fill_n(pooled.data(), bins, Vector<T>{});
+          } else {
+            pool<T>(block.pixel(0, 0)->values(), block.row_step() * kLanes, kLanes, taps[k],
+                    p.pooled_height, p.pooled_width, scratch.data(),
+                    [&](int64_t bin, const Vector<T>& sum) __attribute__((always_inline)) { pooled[bin] = sum; });
+          }
+          S* target = out + k * out_step.n + c0 * out_step.c;
+          roi::store_bins<T>(pooled.data(), bins, lanes, target, out_step.c, out_step.w);
+        }
+      });
+    }
+  });
+}
+
+Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
+               int64_t pooled_width, int64_t sampling_ratio, bool aligned) {
+  constexpr const char* kOp = "roi_align";
+  const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned);
+  const int64_t count = rois.size(0);
+  const bool channels_last = is_channels_last(input);
+  Tensor output = empty_map(input, count, p.channels, pooled_height, pooled_width, channels_last);
+  dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    using T = Accumulator<S>;
+    const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
+    const T* data = plain.const_data_ptr<T>();
+    const ImageGroups groups(kOp, p, data, count);
+    if (output.numel() == 0) return;
+    if (input.numel() == 0) {
+      torch::stable::zero_(output);
+    } else if (channels_last && p.channels % kVectorLanes<T> == 0) {
+      forward_channels_last<T, S>(p, input, data, count, groups, output);
+    } else {
+      forward_blocks<T, S>(p, input, data, count, groups, output);
+    }
+  });
+  return output;
+}
+
+template <class T, class S>
+void backward_blocks(const Params& p, const Tensor& grad, const T* rois, int64_t count, const ImageGroups& groups,
+                     Tensor& output) {
+  const Strides step = strides_of(grad), out_step = strides_of(output);
+  const S* grads = grad.const_data_ptr<S>();
+  S* out = output.mutable_data_ptr<S>();
+  const auto taps = all_taps(p, rois, count);
+  constexpr int64_t kLanes = kVectorLanes<T>;
+  const int64_t blocks = (p.channels + kLanes - 1) / kLanes, bins = p.pooled_height * p.pooled_width;
+  parallel_for(p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
+    ChannelBlock<T> block;
+    Buffer<Vector<T>> scratch(p.width + 1), pooled(bins);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t n = task / blocks, c0 = task % blocks * kLanes;
+      const int64_t lanes = std::min(kLanes, p.channels - c0);
+      block.reset(window_of(taps, groups, n));
+      vectorized([&]() __attribute__((always_inline)) {
+        block.clear();
+        for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
+          const int64_t k = groups.order[r];
+          if (taps[k].empty()) continue;
+          const S* source = grads + k * step.n + c0 * step.c;
+          roi::load_bins<T>(source, step, p.pooled_height, p.pooled_width, lanes, pooled.data());
+          unpool<T>(block, taps[k], p.pooled_height, p.pooled_width, pooled.data(), scratch.data());
+        }
+        block.store(out + n * out_step.n + c0 * out_step.c, out_step, p.height, p.width, lanes);
+      });
+    }
+  });
+}
+
+Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, int64_t batch, int64_t height,
+                int64_t width, int64_t sampling_ratio, bool aligned, bool channels_last) {
+  constexpr const char* kOp = "roi_align_backward";
+  const Params p = backward_params(kOp, grad, rois, spatial_scale, batch, height, width, sampling_ratio, aligned);
+  Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
+  dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    using T = Accumulator<S>;
+    const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
+    const T* data = plain.const_data_ptr<T>();
+    const ImageGroups groups(kOp, p, data, rois.size(0));
+    if (output.numel() > 0) backward_blocks<T, S>(p, grad, data, rois.size(0), groups, output);
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace fastvision::roi_align
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("roi_align", TORCH_BOX(&fastvision::roi_align::forward));
+  m.impl("roi_align_backward", TORCH_BOX(&fastvision::roi_align::backward));
+}

@@ -1,0 +1,19 @@
+// Every op of fastvision, one line each. Shapes: N boxes, A anchors, K rois, P x Q pooled bins.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(fastvision, m) {
+  // boxes
+  m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
+  m.def("box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2) -> (Tensor, Tensor)");
+  m.def("encode_boxes(Tensor boxes, Tensor anchors, float[] weights) -> Tensor");
+  m.def("encode_boxes_backward(Tensor grad, Tensor boxes, Tensor anchors, float[] weights) -> (Tensor, Tensor)");
+  m.def("decode_boxes(Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> Tensor");
+  m.def("decode_boxes_backward(Tensor grad, Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> (Tensor, Tensor)");
+
+  // nms
+  m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, int? max_output, float? score_threshold, str metric) -> Tensor");
+
+  // roi
+  m.def("roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned) -> Tensor");
+  m.def("roi_align_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+}

@@ -1,0 +1,94 @@
+"""Loads the compiled kernels, once, and registers what torch needs to know about them.
+
+``FASTVISION_BACKEND`` chooses: ``native`` (the default), ``emulated`` (the CUDA kernels on the host, a test
+instrument that wheels do not carry) or ``reference`` (plain PyTorch, nothing loaded).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+
+_MODULES = {"native": "fastvision._C", "emulated": "fastvision._C_emulated"}
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _load(requested: str) -> tuple[str, ModuleType | None, str | None]:
+    """(backend in use, its module, why the requested one could not be loaded)."""
+    if requested == "reference":
+        return "reference", None, None
+    if requested not in _MODULES:
+        return "reference", None, f"FASTVISION_BACKEND={requested!r} is not native, emulated or reference"
+    try:
+        return requested, importlib.import_module(_MODULES[requested]), None
+    except Exception as error:
+        # a missing file, a missing symbol, a torch that is too old, a truncated library: the import of fastvision
+        # must survive them all
+        return "reference", None, f"{type(error).__name__}: {error}"
+
+
+BACKEND, MODULE, LOAD_ERROR = _load(os.environ.get("FASTVISION_BACKEND", "native"))
+LOADED = MODULE is not None
+
+if LOAD_ERROR is not None:
+    warnings.warn(
+        f"fastvision's compiled library could not be loaded ({LOAD_ERROR}); the slow plain PyTorch ops of "
+        "fastvision.reference run instead. `fastvision doctor` says more.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def build_info() -> dict[str, Any]:
+    """What the loaded library was built with; empty if none is loaded."""
+    return dict(MODULE.build_info()) if MODULE is not None else {}
+
+
+def with_reference(reference: Callable[..., Any]) -> Callable[[_F], _F]:
+    """Names the plain PyTorch twin of a public op, which takes its place where no library is loaded."""
+
+    def decorate(op: _F) -> _F:
+        chosen: Any = op
+        if not LOADED:
+
+            def chosen(*args: Any, **kwargs: Any) -> Any:
+                return reference(*args, **kwargs)
+
+            chosen.__name__, chosen.__qualname__ = op.__name__, op.__qualname__
+            chosen.__doc__, chosen.__module__ = op.__doc__, op.__module__
+        chosen.reference = reference
+        return chosen  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def register_fake(name: str) -> Callable[[_F], _F]:
+    """The shape rule of ``fastvision::name``, for torch.compile and torch.export."""
+
+    def decorate(fake: _F) -> _F:
+        if LOADED:
+            torch.library.register_fake(f"fastvision::{name}")(fake)
+        return fake
+
+    return decorate
+
+
+def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
+    """The gradient of ``fastvision::name``."""
+    if LOADED:
+        torch.library.register_autograd(f"fastvision::{name}", backward, setup_context=setup_context)
+
+
+def once_differentiable(name: str) -> None:
+    """A second derivative through ``fastvision::name`` raises instead of being silently zero."""
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"fastvision::{name} has no second derivative")
+
+    register_autograd(name, backward, lambda ctx, inputs, output: None)

@@ -1,0 +1,5 @@
+"""Existing libraries running on fastvision's ops."""
+
+from fastvision.interop.patching import patch
+
+__all__ = ["patch"]

@@ -1,0 +1,20 @@
+"""Vision ops with torchvision's names and signatures. Extra abilities are keyword-only.
+
+Boxes are ``(x1, y1, x2, y2)`` in pixels. Every op runs on the CPU and on CUDA, in float32, float64, float16 and
+bfloat16 (half types are stored as half; coordinates and sums are float32).
+"""
+
+from fastvision.ops.boxes import box_area, box_iou, decode_boxes, encode_boxes
+from fastvision.ops.nms import batched_nms, nms
+from fastvision.ops.roi import RoIAlign, roi_align
+
+__all__ = [
+    "RoIAlign",
+    "batched_nms",
+    "box_area",
+    "box_iou",
+    "decode_boxes",
+    "encode_boxes",
+    "nms",
+    "roi_align",
+]

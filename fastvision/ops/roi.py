@@ -1,0 +1,164 @@
+"""RoI pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvision import reference
+from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision.reference.roi import to_rois, to_size
+
+
+@with_reference(reference.roi.roi_align)
+def roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """Averages bilinear samples of a feature map over the bins of each region.
+
+    A NaN or infinite region, or one wholly outside the map, gives zeros and no gradient. However large a region is,
+    only its samples inside the map are visited; the mean still divides by all of them.
+
+    Args:
+        input: feature map ``[N, C, H, W]``, any strides; channels_last in gives channels_last out.
+        boxes: rois ``[K, 5]`` as ``(image, x1, y1, x2, y2)``, or a list of ``[K_i, 4]``, one per image, in image
+            pixels and any floating dtype.
+        output_size: ``(P, Q)`` bins, or one number for both.
+        spatial_scale: feature-map pixels per image pixel.
+        sampling_ratio: samples per bin along each axis; ``<= 0``: as many as the bin has pixels, rounded up.
+        aligned: shift regions by half a pixel so that pixel centres line up (``True`` in Detectron2).
+
+    Shapes:
+        ``[N, C, H, W], [K, 5] -> [K, C, P, Q]`` in the dtype of ``input``. Differentiable in ``input``, any number of
+        times; gradients are bitwise the same in every run and for every number of threads.
+
+    Raises:
+        ValueError: wrong shapes, dtypes or devices, an output size below 1.
+        IndexError: an image index outside ``[0, N)`` (on the CPU; on CUDA such a region gives zeros).
+
+    Complexity:
+        ``O(K C (h + P) (w + Q))`` at most for regions of ``h x w`` feature pixels; ``O(K C P Q s^2)`` at most for a
+        sampling ratio ``s``.
+
+    Reference:
+        He et al. 2017, section 3; signature of ``torchvision.ops.roi_align``.
+    """
+    height, width = to_size(output_size)
+    rois = to_rois(boxes)
+    return torch.ops.fastvision.roi_align(input, rois, spatial_scale, height, width, sampling_ratio, aligned)
+
+
+class RoIAlign(nn.Module):
+    """:func:`roi_align` as a module; same arguments as ``torchvision.ops.RoIAlign``."""
+
+    def __init__(
+        self,
+        output_size: int | Sequence[int],
+        spatial_scale: float,
+        sampling_ratio: int,
+        aligned: bool = False,
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+        """``[N, C, H, W], [K, 5] -> [K, C, P, Q]``."""
+        return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    def extra_repr(self) -> str:
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        )
+
+
+def _is_channels_last(t: Tensor) -> bool:
+    """Dense as N, H, W, C; a tensor that is dense both ways counts as N, C, H, W."""
+    return t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
+
+
+def _empty_map(like: Tensor, size: Sequence[Any], channels_last: bool) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+@register_fake("roi_align")
+def _(
+    input: Tensor,
+    rois: Tensor,
+    spatial_scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    size = [rois.shape[0], input.shape[1], pooled_height, pooled_width]
+    return _empty_map(input, size, _is_channels_last(input))
+
+
+@register_fake("roi_align_backward")
+def _(
+    grad: Tensor,
+    rois: Tensor,
+    spatial_scale: float,
+    batch: int,
+    height: int,
+    width: int,
+    sampling_ratio: int,
+    aligned: bool,
+    channels_last: bool,
+) -> Tensor:
+    return _empty_map(grad, [batch, grad.shape[1], height, width], channels_last)
+
+
+def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, rois, ctx.spatial_scale, _, _, ctx.sampling_ratio, ctx.aligned = inputs
+    ctx.save_for_backward(rois)
+    ctx.batch, _, ctx.height, ctx.width = input.shape
+    ctx.channels_last = _is_channels_last(input)
+
+
+def _roi_align_backward(ctx: Any, grad: Tensor) -> Any:
+    (rois,) = ctx.saved_tensors
+    to_input = torch.ops.fastvision.roi_align_backward(
+        grad,
+        rois,
+        ctx.spatial_scale,
+        ctx.batch,
+        ctx.height,
+        ctx.width,
+        ctx.sampling_ratio,
+        ctx.aligned,
+        ctx.channels_last,
+    )
+    return to_input, None, None, None, None, None, None
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, rois, ctx.spatial_scale, _, _, _, ctx.sampling_ratio, ctx.aligned, _ = inputs
+    ctx.save_for_backward(rois)
+    ctx.pooled = grad.shape[2:]
+
+
+def _roi_align_double_backward(ctx: Any, grad: Tensor) -> Any:
+    """roi_align is linear in its input, so the backward of its backward is roi_align itself."""
+    (rois,) = ctx.saved_tensors
+    to_grad = torch.ops.fastvision.roi_align(
+        grad, rois, ctx.spatial_scale, ctx.pooled[0], ctx.pooled[1], ctx.sampling_ratio, ctx.aligned
+    )
+    return to_grad, None, None, None, None, None, None, None, None
+
+
+register_autograd("roi_align", _roi_align_backward, _save_forward)
+register_autograd("roi_align_backward", _roi_align_double_backward, _save_backward)

@@ -1,0 +1,8 @@
+"""Every op once more in plain PyTorch, written to be read.
+
+The oracle of the tests, a baseline of the benchmarks, and what runs where the compiled library cannot be loaded.
+"""
+
+from fastvision.reference import boxes, nms, roi
+
+__all__ = ["boxes", "nms", "roi"]

@@ -1,0 +1,83 @@
+"""RoI pooling in plain PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def to_rois(boxes: Tensor | Sequence[Tensor]) -> Tensor:
+    """[K, 5], or a list of [K_i, 4], one per image -> [K, 5] with the image index first."""
+    if isinstance(boxes, Tensor):
+        return boxes
+    images = [b.new_full((len(b), 1), float(i)) for i, b in enumerate(boxes)]
+    if not boxes:
+        return torch.zeros(0, 5)
+    return torch.cat([torch.cat(images), torch.cat(list(boxes))], dim=1)
+
+
+def to_size(output_size: int | Sequence[int]) -> tuple[int, int]:
+    """An int or (height, width) -> (height, width)."""
+    if isinstance(output_size, int):
+        return output_size, output_size
+    height, width = output_size
+    return int(height), int(width)
+
+
+def sampling_matrix(
+    start: float, length: float, bins: int, sampling_ratio: int, size: int, like: Tensor
+) -> Tensor:
+    """[bins, size]: row b averages the bilinear samples of bin b along one axis.
+
+    A sample outside [-1, size] counts as zero; one in the outermost half pixel takes the border's value.
+    """
+    matrix = like.new_zeros(bins, size)
+    if not (math.isfinite(start) and math.isfinite(length)):
+        return matrix
+    samples = sampling_ratio if sampling_ratio > 0 else math.ceil(length / bins)
+    if samples <= 0 or size == 0:
+        return matrix
+    bin_length = length / bins
+    b = torch.arange(bins, dtype=like.dtype, device=like.device)[:, None]
+    s = torch.arange(samples, dtype=like.dtype, device=like.device)[None]
+    position = start + b * bin_length + (s + 0.5) * bin_length / samples  # [bins, samples]
+    inside = (position >= -1) & (position <= size)
+    position = position.clamp(0, size - 1)
+    low = position.floor().long()
+    high = (low + 1).clamp(max=size - 1)
+    fraction = position - low
+    matrix.scatter_add_(1, low, inside * (1 - fraction) / samples)
+    matrix.scatter_add_(1, high, inside * fraction / samples)
+    return matrix
+
+
+def roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """[N, C, H, W], [K, 5] -> [K, C, P, Q]: one small matrix product on each side of the feature map."""
+    height, width = to_size(output_size)
+    work = torch.float64 if input.dtype == torch.float64 else torch.float32
+    features, rois = input.to(work), to_rois(boxes).detach().to(work)
+    offset = 0.5 if aligned else 0.0
+    pooled = []
+    for roi in rois:
+        if not 0 <= roi[0] < len(features):
+            raise IndexError(f"roi_align: expected the image of a roi in [0, {len(features)}), got {roi[0]}")
+        x1, y1, x2, y2 = (roi[1:] * spatial_scale - offset).tolist()
+        roi_width, roi_height = x2 - x1, y2 - y1
+        if not aligned:
+            roi_width, roi_height = max(roi_width, 1.0), max(roi_height, 1.0)
+        rows = sampling_matrix(y1, roi_height, height, sampling_ratio, input.shape[2], features)
+        columns = sampling_matrix(x1, roi_width, width, sampling_ratio, input.shape[3], features)
+        pooled.append(rows @ features[int(roi[0])] @ columns.T)
+    if not pooled:
+        return input.new_zeros(0, input.shape[1], height, width) + 0 * input.sum()
+    return torch.stack(pooled).to(input.dtype)
