@@ -14,11 +14,6 @@ namespace fastvision::box_iou {
 namespace {
 
 template <class T>
-const Box<T>* boxes_of(const Tensor& plain) {
-  return reinterpret_cast<const Box<T>*>(plain.const_data_ptr<T>());
-}
-
-template <class T>
 void forward(const Box<T>* boxes1, int64_t n, const Box<T>* boxes2, int64_t m, T* out) {
   std::vector<T> columns(5 * m);
   T *x1 = columns.data(), *y1 = x1 + m, *x2 = y1 + m, *y2 = x2 + m, *area = y2 + m;

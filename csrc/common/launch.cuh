@@ -93,4 +93,23 @@ void launch(const char* op, void (*kernel)(P...), LaunchShape shape,
 #endif
 }
 
+// The value at a device address, once the stream has reached this point. Inside a CUDA graph capture this is an error:
+// an op whose output size depends on data cannot be captured.
+template <class T>
+T read_back(const char* op, const torch::stable::Tensor& like, const T* address) {
+  const cudaStream_t stream = current_stream(like);
+#ifndef FASTVISION_EMULATION
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  check_cuda(op, cudaStreamIsCapturing(stream, &capturing));
+  if (capturing != cudaStreamCaptureStatusNone) {
+    throw std::runtime_error(std::string(op) + ": the size of the result depends on data, so the call cannot be "
+                             "captured in a CUDA graph");
+  }
+#endif
+  T value;
+  check_cuda(op, cudaMemcpyAsync(&value, address, sizeof(T), cudaMemcpyDeviceToHost, stream));
+  check_cuda(op, cudaStreamSynchronize(stream));
+  return value;
+}
+
 }  // namespace fastvision

@@ -3,24 +3,13 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
+#include "common/score_key.h"
+
 namespace fastvision {
-
-// Keys ascend as scores descend; NaN maps to the largest key, and -0 to the key of +0.
-inline uint32_t descending_key(float score) {
-  if (score != score) return UINT32_MAX;
-  const uint32_t bits = std::bit_cast<uint32_t>(score == 0.0f ? 0.0f : score);
-  return bits >> 31 ? bits : ~(bits | 0x80000000u);
-}
-
-inline uint64_t descending_key(double score) {
-  if (score != score) return UINT64_MAX;
-  const uint64_t bits = std::bit_cast<uint64_t>(score == 0.0 ? 0.0 : score);
-  return bits >> 63 ? bits : ~(bits | (uint64_t{1} << 63));
-}
 
 // Sorts (key << 32 | index) words by their upper half, 11 bits a pass, least significant digit first (stable).
 inline void radix_sort_upper_half(std::vector<uint64_t>& words) {
