@@ -16,7 +16,7 @@ FV_HOST_DEVICE T share(bool chosen, bool equal) {
 template <class T>
 FV_HOST_DEVICE void add_gradient(const Box<T>& a, const Box<T>& b, T area_a, T area_b, T grad, Box<T>& sum) {
   const T width = minimum(a.x2, b.x2) - maximum(a.x1, b.x1), height = minimum(a.y2, b.y2) - maximum(a.y1, b.y1);
-  const bool overlaps = width >= 0 && height >= 0;
+  const bool overlaps = width > 0 && height > 0;  // boxes that only touch pass no gradient to their intersection
   const T inter = overlaps ? width * height : T(0), area_union = area_a + area_b - inter;
   if (area_union == 0) return;
   const T to_inter = grad * (area_union + inter) / (area_union * area_union);

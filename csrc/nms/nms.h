@@ -27,7 +27,8 @@ FV_HOST_DEVICE T overlap(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   if constexpr (metric == Metric::kIou) {
     return iou(a, b, area_a, area_b);
   } else if constexpr (metric == Metric::kIos) {  // intersection over the smaller box (SAHI's "IOS")
-    return div_rn(intersection(a, b), minimum(area_a, area_b));
+    const T both = area_a + area_b;  // NaN if either is
+    return div_rn(intersection(a, b), both == both ? minimum(area_a, area_b) : both);
   } else {  // IoU - d^2 / c^2, centre distance over enclosing diagonal (Zheng et al. 2020, eq. 7)
     const T dx = (a.x1 + a.x2 - b.x1 - b.x2) / 2, dy = (a.y1 + a.y2 - b.y1 - b.y2) / 2;
     const T cw = maximum(a.x2, b.x2) - minimum(a.x1, b.x1);

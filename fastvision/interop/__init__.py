@@ -1,5 +1,5 @@
 """Existing libraries running on fastvision's ops."""
 
-from fastvision.interop.patching import patch
+from fastvision.interop.patching import Patch, patch
 
-__all__ = ["patch"]
+__all__ = ["Patch", "patch"]

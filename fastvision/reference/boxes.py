@@ -25,7 +25,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """[N, 4], [M, 4] -> [N, M]; 0 for a pair of empty boxes."""
     dtype = working_dtype(boxes1, boxes2)
     a, b = boxes1.to(dtype)[:, None], boxes2.to(dtype)[None]
-    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    sides = torch.relu(torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]))
     intersection = sides[..., 0] * sides[..., 1]
     union = box_area(a) + box_area(b) - intersection
     return torch.where((intersection == 0) & (union == 0), 0.0, intersection / union.where(union != 0, 1.0))

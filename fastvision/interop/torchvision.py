@@ -1,0 +1,84 @@
+"""What of torchvision fastvision takes over.
+
+``RoIAlign`` and ``MultiScaleRoIAlign`` call torchvision's ``roi_align`` and so come along, also in models that exist
+already; the classes stay torchvision's, and ``isinstance`` stays true.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvision import ops
+from fastvision._library import build_info
+from fastvision.interop.patching import Replacement
+
+
+def replacements() -> list[Replacement]:
+    """The table. Raises ImportError where torchvision is missing or broken."""
+    boxes, roi_align = _module("torchvision.ops.boxes"), _module("torchvision.ops.roi_align")
+    coder = _module("torchvision.models.detection._utils").BoxCoder
+    table: list[tuple[ModuleType | type, str, Callable[..., Any]]] = [
+        (boxes, "nms", ops.nms),
+        (boxes, "batched_nms", ops.batched_nms),
+        (boxes, "box_iou", _box_iou),
+        (roi_align, "roi_align", ops.roi_align),
+        (coder, "encode_single", _encode_single),
+        (coder, "decode_single", _decode_single),
+    ]
+    return [
+        Replacement(owner, name, original, _routed(original, substitute))
+        for owner, name, substitute in table
+        for original in [getattr(owner, name)]
+    ]
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":
+            raise ImportError("patch: torchvision is not installed; `pip install torchvision` installs it") from error
+        # a torchvision built for another torch raises RuntimeError, AttributeError or OSError when imported
+        raise ImportError(
+            f"patch: torchvision cannot be imported ({type(error).__name__}: {error}); install the release of "
+            f"torchvision that belongs to torch {torch.__version__}"
+        ) from error
+
+
+def _routed(original: Callable[..., Any], substitute: Callable[..., Any]) -> Callable[..., Any]:
+    """``substitute`` for the calls fastvision can serve; ``original`` for the rest, and while a graph is traced for
+    export, which should name torchvision's ops."""
+    # plain PyTorch, which runs where nothing is loaded, knows CUDA; a build for the CPU leaves CUDA tensors alone
+    devices = {"cpu", "cuda", "meta"} if build_info().get("cuda", True) else {"cpu", "meta"}
+
+    @functools.wraps(original)
+    def routed(*args: Any, **kwargs: Any) -> Any:
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        if torch.jit.is_tracing() or any(t.device.type not in devices or t.is_quantized for t in tensors):
+            return original(*args, **kwargs)
+        result = substitute(*args, **kwargs)
+        return original(*args, **kwargs) if result is NotImplemented else result
+
+    return routed
+
+
+def _box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Any:
+    """Other formats and batches of box lists stay torchvision's."""
+    if fmt != "xyxy" or boxes1.dim() != 2 or boxes2.dim() != 2:
+        return NotImplemented
+    return ops.box_iou(boxes1, boxes2)
+
+
+def _encode_single(coder: Any, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
+    return ops.encode_boxes(reference_boxes, proposals, coder.weights)
+
+
+def _decode_single(coder: Any, rel_codes: Tensor, boxes: Tensor) -> Tensor:
+    return ops.decode_boxes(rel_codes, boxes, coder.weights, scale_clamp=coder.bbox_xform_clip)

@@ -1,0 +1,32 @@
+"""Which backend and device the ops are tested on.
+
+``FASTVISION_BACKEND`` chooses native or emulated kernels; ``FASTVISION_TEST_DEVICE`` (default ``cpu``) the device.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+import fastvision
+
+settings.register_profile(
+    "fastvision", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fastvision")
+
+
+def pytest_report_header() -> str:
+    return f"fastvision backend: {fastvision.BACKEND}, torch {torch.__version__}, device {_device()}"
+
+
+def _device() -> str:
+    return os.environ.get("FASTVISION_TEST_DEVICE", "cpu")
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device(_device())

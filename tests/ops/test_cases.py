@@ -1,0 +1,131 @@
+"""Every op case: values and gradients against plain PyTorch, opcheck, gradcheck, torch.compile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastvision import _library
+from fastvision.testing.case import DTYPES, OpCase, Sample
+from fastvision.testing.cases import CASES
+
+pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to compare")
+by_name = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+differentiable = pytest.mark.parametrize("case", [c for c in CASES if c.differentiable], ids=lambda c: c.name)
+CPU = torch.device("cpu")
+
+
+def call(op: Any, sample: Sample) -> Tensor:
+    result: Tensor = op(*sample.args, **sample.kwargs)
+    return result
+
+
+def widened(sample: Sample) -> Sample:
+    """The same numbers in float64, floating tensors only."""
+
+    def widen(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value.double()
+        return [widen(v) for v in value] if isinstance(value, list) else value
+
+    return Sample(sample.name, tuple(map(widen, sample.args)), sample.kwargs)
+
+
+def assert_close(case: OpCase, sample: Sample, actual: Tensor, expected: Tensor) -> None:
+    if case.exact:
+        assert torch.equal(actual, expected), f"{sample.name}: {actual.tolist()} != {expected.tolist()}"
+        return
+    rtol, atol = case.tolerances[actual.dtype]
+    torch.testing.assert_close(
+        actual.double(), expected.double(), rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{sample.name}: {m}"
+    )
+
+
+@by_name
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_equals_the_reference(case: OpCase, dtype: torch.dtype, device: torch.device) -> None:
+    for sample in case.samples(device, dtype):
+        actual = call(case.op, sample)
+        expected = call(case.op.reference, sample)
+        assert actual.shape == expected.shape and actual.dtype == expected.dtype, sample.name
+        assert_close(case, sample, actual, expected)
+
+
+@differentiable
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradients_equal_the_reference(case: OpCase, dtype: torch.dtype, device: torch.device) -> None:
+    for sample in case.samples(device, dtype):
+        grads = []
+        out_dtype = call(case.op, sample).dtype  # what flows back is rounded to it
+        for op, one in ((case.op, sample), (case.op.reference, widened(sample))):
+            leaves = [one.args[i].detach().clone().requires_grad_() for i in case.differentiable]
+            args = list(one.args)
+            for position, leaf in zip(case.differentiable, leaves, strict=True):
+                args[position] = leaf
+            out = op(*args, **one.kwargs)
+            weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64, device=device).reshape(out.shape)
+            grads.append(torch.autograd.grad((out.double() * weight).sum(), leaves))
+        for actual, expected in zip(*grads, strict=True):
+            assert actual.shape == expected.shape
+            rtol, atol = max(case.tolerances[actual.dtype], case.tolerances[out_dtype])
+            scale = max(1.0, float(expected.abs().nan_to_num(0, 0, 0).max())) if expected.numel() else 1.0
+            torch.testing.assert_close(
+                actual.double(),
+                expected.double(),
+                rtol=rtol,
+                atol=atol * scale,
+                equal_nan=True,
+                msg=lambda m, s=sample: f"{s.name}: {m}",
+            )
+
+
+@differentiable
+def test_gradcheck(case: OpCase, device: torch.device) -> None:
+    assert case.gradient_samples is not None
+    for sample in case.gradient_samples(device):
+
+        def function(*leaves: Tensor, sample: Sample = sample) -> Tensor:
+            args = list(sample.args)
+            for position, leaf in zip(case.differentiable, leaves, strict=True):
+                args[position] = leaf
+            result: Tensor = case.op(*args, **sample.kwargs)
+            return result
+
+        leaves = tuple(sample.args[i].detach().clone().requires_grad_() for i in case.differentiable)
+        assert torch.autograd.gradcheck(function, leaves)
+        if case.linear:
+            assert torch.autograd.gradgradcheck(function, leaves)
+        else:
+            out = function(*leaves)
+            grads = torch.autograd.grad(out.sum(), leaves, create_graph=True)
+            with pytest.raises(RuntimeError, match="no second derivative"):
+                torch.autograd.grad(sum(g.sum() for g in grads), leaves)
+
+
+@by_name
+def test_torch_compile(case: OpCase, device: torch.device) -> None:
+    compiled = torch.compile(case.op, fullgraph=True, backend="aot_eager", dynamic=True)
+    for sample in list(case.samples(device, torch.float32))[-6:]:
+        assert_close(case, sample, call(compiled, sample), call(case.op, sample))
+    torch._dynamo.reset()
+
+
+@by_name
+def test_half_types_are_stored_as_half(case: OpCase, device: torch.device) -> None:
+    """Within an autocast region nothing is cast to float32 behind the caller's back."""
+    for sample in list(case.samples(device, torch.bfloat16))[:3]:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            inside = call(case.op, sample)
+        outside = call(case.op, sample)
+        assert inside.dtype == outside.dtype
+        assert_close(case, sample, inside, outside)
+
+
+@by_name
+def test_docstring_has_its_sections(case: OpCase) -> None:
+    text = case.op.__doc__ or ""
+    for section in ("Shapes:", "Raises:", "Reference:"):
+        assert section in text, f"{case.name}: no section {section}"

@@ -1,0 +1,87 @@
+"""Every ``fastvision::`` op has all its parts: kernels on each device, a shape rule, a case, a reference, opcheck."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+from fastvision import _library, ops
+from fastvision.testing.case import OpCase
+from fastvision.testing.cases import CASES
+
+pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing is registered")
+
+
+def registered() -> list[str]:
+    names = torch._C._dispatch_get_all_op_names()
+    return sorted(name.removeprefix("fastvision::") for name in names if name.startswith("fastvision::"))
+
+
+def test_ops_are_registered() -> None:
+    assert "nms" in registered() and "roi_align_backward" in registered()
+
+
+@pytest.mark.parametrize("name", registered())
+def test_kernels(name: str) -> None:
+    keys = ["CPU", "Meta"] + (["CUDA"] if _library.build_info()["cuda"] else [])
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    for key in keys:
+        assert has(f"fastvision::{name}", key), f"fastvision::{name} has no {key} kernel"
+
+
+@pytest.mark.parametrize("name", registered())
+def test_every_op_has_a_case(name: str) -> None:
+    assert [c.name for c in CASES if name in c.torch_ops], f"fastvision::{name} is in no OpCase"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_public_op_and_reference_agree_on_the_signature(case: OpCase) -> None:
+    assert case.name in ops.__all__
+    public, plain = inspect.signature(case.op), inspect.signature(case.op.reference)  # type: ignore[attr-defined]
+    assert [(p.name, p.kind, p.default) for p in public.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in plain.parameters.values()
+    ]
+
+
+class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+    """Keeps the arguments of every fastvision op that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "fastvision":
+            self.calls.append((func, tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)))
+        return func(*args, **(kwargs or {}))
+
+
+def _leaf(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().clone(memory_format=torch.preserve_format)
+    return value.requires_grad_(value.is_floating_point())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_opcheck(case: OpCase, device: torch.device) -> None:
+    """torch's own check of schema, fake kernel, autograd registration and tracing, for every op the case is made of."""
+    seen: set[str] = set()
+    samples = list(case.gradient_samples(device)) if case.gradient_samples else []
+    samples += list(case.samples(device, torch.float32))[-7:]
+    for sample in samples:
+        args = [_leaf(a) if i in case.differentiable else a for i, a in enumerate(sample.args)]
+        with _Recorder() as recorder:
+            out = case.op(*args, **sample.kwargs)
+            if case.differentiable:
+                out.sum().backward()
+        for op, op_args in recorder.calls:
+            name = op._schema.name.removeprefix("fastvision::")
+            seen.add(name)
+            # only a linear op's backward can be differentiated again
+            leaves = case.differentiable and (case.linear or not name.endswith("_backward"))
+            torch.library.opcheck(op, tuple(map(_leaf, op_args)) if leaves else op_args)
+    assert seen == set(case.torch_ops)
