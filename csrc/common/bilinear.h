@@ -35,6 +35,7 @@ FV_HOST_DEVICE SampledAxis<T> sampled_axis(T low, T high, T spatial_scale, int64
   axis.start = start;
   axis.bin = length / T(bins);
   axis.samples = sampling_ratio > 0 ? T(sampling_ratio) : std::ceil(length / T(bins));
+  if (!(std::isfinite(low) && std::isfinite(high))) axis.samples = NAN;  // no sample is anywhere
   axis.size = size;
   return axis;
 }

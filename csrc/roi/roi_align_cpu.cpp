@@ -58,7 +58,15 @@ std::vector<RoiTaps<T>> all_taps(const Params& p, const T* rois, int64_t count) 
   return taps;
 }
 
-// The pixels that the rois `order[begin, end)` read.
+// Columns of the roi that has most of them.
+template <class T>
+size_t widest(const std::vector<RoiTaps<T>>& taps) {
+  size_t columns = 1;
+  for (const RoiTaps<T>& t : taps) columns = std::max(columns, t.x.columns.size());
+  return columns;
+}
+
+// The pixels that the rois of an image read.
 template <class T>
 Window window_of(const std::vector<RoiTaps<T>>& taps, const ImageGroups& groups, int64_t image) {
   Window window;
@@ -161,7 +169,7 @@ void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t
   const int64_t blocks = (p.channels + kLanes - 1) / kLanes, bins = p.pooled_height * p.pooled_width;
   parallel_for(p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
     ChannelBlock<T> block;
-    Buffer<Vector<T>> scratch(p.width + 1), pooled(bins);
+    Buffer<Vector<T>> scratch(widest(taps)), pooled(bins);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t n = task / blocks, c0 = task % blocks * kLanes;
       const int64_t lanes = std::min(kLanes, p.channels - c0);
@@ -222,7 +230,7 @@ void backward_blocks(const Params& p, const Tensor& grad, const T* rois, int64_t
   const int64_t blocks = (p.channels + kLanes - 1) / kLanes, bins = p.pooled_height * p.pooled_width;
   parallel_for(p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
     ChannelBlock<T> block;
-    Buffer<Vector<T>> scratch(p.width + 1), pooled(bins);
+    Buffer<Vector<T>> scratch(widest(taps)), pooled(bins);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t n = task / blocks, c0 = task % blocks * kLanes;
       const int64_t lanes = std::min(kLanes, p.channels - c0);

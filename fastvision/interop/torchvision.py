@@ -61,7 +61,8 @@ def _routed(original: Callable[..., Any], substitute: Callable[..., Any]) -> Cal
     @functools.wraps(original)
     def routed(*args: Any, **kwargs: Any) -> Any:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        if torch.jit.is_tracing() or any(t.device.type not in devices or t.is_quantized for t in tensors):
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or any(t.device.type not in devices or t.is_quantized for t in tensors):
             return original(*args, **kwargs)
         result = substitute(*args, **kwargs)
         return original(*args, **kwargs) if result is NotImplemented else result

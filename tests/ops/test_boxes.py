@@ -1,0 +1,127 @@
+"""box_iou, encode_boxes and decode_boxes: properties, edges, and torchvision where it is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastvision import ops
+from fastvision.testing import data
+
+coordinate = st.floats(-1000, 1000, width=32)
+side = st.floats(0.25, 500, width=32)
+box = st.tuples(coordinate, coordinate, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+boxes = st.lists(box, min_size=1, max_size=12).map(lambda rows: torch.tensor(rows, dtype=torch.float64))
+
+
+@given(boxes, boxes)
+def test_iou_properties(a: Any, b: Any) -> None:
+    iou = ops.box_iou(a, b)
+    assert ((iou >= 0) & (iou <= 1 + 1e-12)).all()
+    assert torch.equal(iou, ops.box_iou(b, a).T)
+    torch.testing.assert_close(ops.box_iou(a, a).diagonal(), torch.ones(len(a), dtype=a.dtype))
+    torch.testing.assert_close(iou, ops.box_iou(a * 2, b * 2))
+    torch.testing.assert_close(iou, ops.box_iou(a + 64, b + 64), atol=1e-9, rtol=0)
+
+
+@given(boxes, st.lists(st.floats(0.1, 10), min_size=4, max_size=4))
+def test_decode_inverts_encode(rows: Any, weights: list[float]) -> None:
+    anchors = rows.flip(0)
+    ratio = (rows[:, 2:] - rows[:, :2]) / (anchors[:, 2:] - anchors[:, :2])
+    rows = rows[(ratio < 1000 / 16).all(1)]
+    anchors = anchors[(ratio < 1000 / 16).all(1)]
+    again = ops.decode_boxes(ops.encode_boxes(rows, anchors, weights), anchors, weights)
+    torch.testing.assert_close(again, rows, rtol=1e-9, atol=1e-6)
+
+
+def test_iou_of_empty_boxes_is_zero_not_nan(device: torch.device) -> None:
+    empty = torch.tensor([[3.0, 3, 3, 3], [0, 0, 10, 10], [0, 0, 0, 5]], device=device)
+    assert ops.box_iou(empty, empty).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_iou_of_nan_box_is_nan(device: torch.device) -> None:
+    rows = torch.tensor([[0.0, 0, float("nan"), 3], [0, 0, 2, 2]], device=device)
+    assert ops.box_iou(rows, rows).isnan().tolist() == [[True, True], [True, False]]
+
+
+def test_dtypes(device: torch.device) -> None:
+    a = data.random_boxes(5, 20.0, 20.0).round().to(device)
+    for dtype in (torch.int64, torch.int32, torch.float16, torch.bfloat16):
+        assert torch.equal(ops.box_iou(a.to(dtype), a), ops.box_iou(a, a))
+    assert ops.box_iou(a.double(), a).dtype == torch.float64
+    assert ops.encode_boxes(a.long(), a).dtype == torch.float32
+    assert ops.encode_boxes(a.half(), a).dtype == torch.float16
+    assert ops.decode_boxes(a.half(), a).dtype == torch.float16
+
+
+def test_mixed_dtype_decode_is_computed_in_float32(device: torch.device) -> None:
+    anchors = data.random_boxes(50, 2000.0, 300.0).to(device)
+    deltas = (torch.randn(50, 4, generator=data.generator(1)) * 0.1).to(device)
+    exact = ops.decode_boxes(deltas.half().float(), anchors)
+    torch.testing.assert_close(ops.decode_boxes(deltas.half(), anchors).float(), exact.half().float())
+
+
+def test_scale_is_clamped(device: torch.device) -> None:
+    anchors = torch.tensor([[0.0, 0, 16, 16]], device=device)
+    out = ops.decode_boxes(torch.tensor([[0.0, 0, 100, 1e30]], device=device), anchors)
+    torch.testing.assert_close(out, torch.tensor([[-492.0, -492, 508, 508]], device=device))
+
+
+def test_clip(device: torch.device) -> None:
+    anchors = torch.tensor([[-5.0, -5, 50, 60]], device=device)
+    out = ops.decode_boxes(torch.zeros(1, 4, device=device), anchors, clip_to=(40, 30))
+    assert out.tolist() == [[0, 0, 30, 40]]
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "message"),
+    [
+        ("box_iou", ((3, 5), (3, 4)), r"box_iou: expected boxes1 of shape \[N, 4\], got \[3, 5\]"),
+        ("box_iou", ((3, 4), (4,)), r"box_iou: expected boxes2 of shape \[N, 4\], got \[4\]"),
+        ("encode_boxes", ((3, 4), (2, 4)), r"encode_boxes: expected as many boxes as anchors"),
+        ("decode_boxes", ((3, 6), (3, 4)), r"decode_boxes: expected deltas of shape \[3, 4 k\]"),
+        ("decode_boxes", ((3, 4), (2, 4)), r"decode_boxes: expected deltas of shape \[2, 4 k\]"),
+    ],
+)
+def test_bad_shapes(op: str, args: Any, message: str, device: torch.device) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(ops, op)(*(torch.zeros(shape, device=device) for shape in args))
+
+
+def test_bad_weights_and_clip(device: torch.device) -> None:
+    rows = torch.ones(2, 4, device=device)
+    with pytest.raises(ValueError, match="expected 4 weights"):
+        ops.encode_boxes(rows, rows, (1.0, 1.0))
+    with pytest.raises(ValueError, match="expected clip_to as"):
+        ops.decode_boxes(rows, rows, clip_to=(-1, 5))
+
+
+def test_equals_torchvision(device: torch.device) -> None:
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is the oracle here, not a requirement")
+    coder = torchvision.models.detection._utils.BoxCoder((10.0, 10.0, 5.0, 5.0))
+    a, b = data.random_boxes(200).to(device), data.random_boxes(200, seed=1).to(device)
+    torch.testing.assert_close(ops.box_iou(a, b), torchvision.ops.box_iou(a, b))
+    torch.testing.assert_close(ops.box_area(a), torchvision.ops.box_area(a))
+    torch.testing.assert_close(ops.encode_boxes(a, b, coder.weights), coder.encode_single(a, b))
+    deltas = (torch.randn(200, 12, generator=data.generator(2)) * 2).to(device)
+    torch.testing.assert_close(ops.decode_boxes(deltas, a, coder.weights), coder.decode_single(deltas, a), atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["box_iou", "encode_boxes", "decode_boxes"])
+def test_gradients_repeat_bitwise(name: str, device: torch.device) -> None:
+    leaves = [data.random_boxes(300, 50.0, 50.0, seed).to(device).requires_grad_() for seed in (1, 2)]
+    threads = torch.get_num_threads()
+    grads = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            out = getattr(ops, name)(*leaves) if name != "decode_boxes" else ops.decode_boxes(leaves[0] / 100, leaves[1])
+            grads.append(torch.autograd.grad(out.sum(), leaves))
+    finally:
+        torch.set_num_threads(threads)
+    for pair in grads[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(pair, grads[0], strict=True))
