@@ -28,7 +28,7 @@ CPP = $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cpp' -o -name '
 # $(call cmake,<folder below build>,<install prefix>,<options>)
 cmake = .venv/bin/cmake -S . -B build/$(1) -G Ninja --log-level=STATUS \
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/.venv/bin/ninja -DPython_EXECUTABLE=$(CURDIR)/.venv/bin/python $(3) \
-	  | grep -E 'fastvision|Warning|Error' && \
+	  | sed -n '/fastvision:/p' && \
 	.venv/bin/cmake --build build/$(1) && .venv/bin/cmake --install build/$(1) --prefix $(2) >/dev/null
 
 .PHONY: help env build emulated emulated-asan test test-cpu test-emulated test-instrument test-asan test-abi wheel \
@@ -39,12 +39,13 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(ENV)  ## .venv with torch and everything the other targets need
-# facenet-pytorch: a second opinion for the face detector; what it pins is older than this project's torch.
+# facenet-pytorch: a second opinion for the face detector, which needs requests and tqdm; what it pins is older than this project's torch.
 # The .pth line makes the source tree importable from anywhere, as an editable install does, with no build step.
 $(ENV): pyproject.toml scripts/dependencies.py
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python scripts/dependencies.py build run test $(if $(TORCHVISION),demo) dev >.venv/requirements.txt
-	$(PIP) install --quiet "torch==$(TORCH)" $(if $(TORCHVISION),"torchvision==$(TORCHVISION)") -r .venv/requirements.txt
+	$(PIP) install --quiet "torch==$(TORCH)" $(if $(TORCHVISION),"torchvision==$(TORCHVISION)") \
+	  -r .venv/requirements.txt requests tqdm
 	$(PIP) install --quiet --no-deps facenet-pytorch==2.6.0
 	@echo "$(CURDIR)" >"$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/fastvision-source.pth"
 	@rm -f .venv/.torch-* && touch $@

@@ -1,5 +1,4 @@
 # _C_emulated: every .cu compiled as C++ against csrc/emulation and registered on the CPU key. A test instrument.
-find_package(pybind11 CONFIG REQUIRED)
 file(GLOB emulation_sources CONFIGURE_DEPENDS csrc/emulation/*.cpp)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
 

@@ -1,4 +1,4 @@
-"""Prints the requirements that pyproject.toml lists under the given names, one a line; `build` is the build system's."""
+"""Prints the requirements under the given names of pyproject.toml, one a line; `build` is the build system's."""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/buffer.h"
 #include "common/layout.h"
+#include "common/memory.h"
 #include "common/simd.h"
+#include "common/transpose.h"
 
 namespace fastvision::roi {
 
@@ -21,6 +22,42 @@ struct Window {
   int64_t rows() const { return std::max<int64_t>(0, bottom - top + 1); }
   int64_t columns() const { return std::max<int64_t>(0, right - left + 1); }
 };
+
+// `count` pixels, `pixel` apart, of `lanes` channels, `channel` apart -> vectors; lanes past `lanes` are left alone.
+template <class T, class S>
+[[gnu::always_inline]] inline void load_lanes(const S* source, int64_t channel, int64_t pixel, int64_t count,
+                                              int64_t lanes, Vector<T>* vectors) {
+  if (pixel == 1) return transpose(source, channel, lanes, count, vectors->values(), kVectorLanes<T>);
+  for (int64_t x = 0; x < count; ++x) {
+    T* values = vectors[x].values();
+    for (int64_t l = 0; l < lanes; ++l) values[l] = static_cast<T>(source[x * pixel + l * channel]);
+  }
+}
+
+// The reverse.
+template <class T, class S>
+[[gnu::always_inline]] inline void store_lanes(const Vector<T>* vectors, int64_t count, int64_t lanes, S* target,
+                                               int64_t channel, int64_t pixel) {
+  if (pixel == 1) return transpose(vectors->values(), kVectorLanes<T>, count, lanes, target, channel);
+  for (int64_t x = 0; x < count; ++x) {
+    if (channel == 1 && lanes == kVectorLanes<T>) {
+      vectors[x].store(target + x * pixel);
+    } else {
+      for (int64_t l = 0; l < lanes; ++l) target[x * pixel + l * channel] = static_cast<S>(vectors[x].values()[l]);
+    }
+  }
+}
+
+template <class S>
+[[gnu::always_inline]] inline void zero_lanes(S* target, int64_t channel, int64_t pixel, int64_t count, int64_t lanes) {
+  if (pixel == 1) {
+    for (int64_t l = 0; l < lanes; ++l) std::fill_n(target + l * channel, count, S(0));
+  } else {
+    for (int64_t x = 0; x < count; ++x) {
+      for (int64_t l = 0; l < lanes; ++l) target[x * pixel + l * channel] = S(0);
+    }
+  }
+}
 
 template <class T>
 class ChannelBlock {
@@ -45,12 +82,8 @@ class ChannelBlock {
   [[gnu::always_inline]] void load(const S* source, const Strides& step, int64_t lanes) {
     if (lanes < kLanes) clear();
     for (int64_t y = window_.top; y <= window_.bottom; ++y) {
-      T* row = pixel(y, window_.left)->values();
-      const S* from = source + y * step.h + window_.left * step.w;
-      for (int64_t l = 0; l < lanes; ++l) {
-        const S* plane = from + l * step.c;
-        for (int64_t x = 0; x < window_.columns(); ++x) row[x * kLanes + l] = static_cast<T>(plane[x * step.w]);
-      }
+      load_lanes<T>(source + y * step.h + window_.left * step.w, step.c, step.w, window_.columns(), lanes,
+                    pixel(y, window_.left));
     }
   }
 
@@ -59,15 +92,14 @@ class ChannelBlock {
   [[gnu::always_inline]] void store(S* target, const Strides& step, int64_t height, int64_t width,
                                     int64_t lanes) const {
     for (int64_t y = 0; y < height; ++y) {
-      const bool inside = y >= window_.top && y <= window_.bottom;
-      const int64_t left = inside ? window_.left : width, right = inside ? window_.right + 1 : width;
-      const T* row = inside ? pixel(y, 0)->values() : nullptr;
-      for (int64_t l = 0; l < lanes; ++l) {
-        S* plane = target + y * step.h + l * step.c;
-        for (int64_t x = 0; x < left; ++x) plane[x * step.w] = S(0);
-        for (int64_t x = left; x < right; ++x) plane[x * step.w] = static_cast<S>(row[x * kLanes + l]);
-        for (int64_t x = right; x < width; ++x) plane[x * step.w] = S(0);
+      S* row = target + y * step.h;
+      if (y < window_.top || y > window_.bottom) {
+        zero_lanes(row, step.c, step.w, width, lanes);
+        continue;
       }
+      zero_lanes(row, step.c, step.w, window_.left, lanes);
+      store_lanes<T>(pixel(y, window_.left), window_.columns(), lanes, row + window_.left * step.w, step.c, step.w);
+      zero_lanes(row + (window_.right + 1) * step.w, step.c, step.w, width - window_.right - 1, lanes);
     }
   }
 
@@ -75,33 +107,5 @@ class ChannelBlock {
   Window window_;
   Buffer<Vector<T>> data_;
 };
-
-// pooled [bins] vectors -> bin b, channel l at target[b * bin + l * channel]
-template <class T, class S>
-[[gnu::always_inline]] inline void store_bins(const Vector<T>* pooled, int64_t bins, int64_t lanes, S* target,
-                                              int64_t channel, int64_t bin) {
-  const T* values = pooled->values();
-  for (int64_t l = 0; l < lanes; ++l) {
-    for (int64_t b = 0; b < bins; ++b) {
-      target[b * bin + l * channel] = static_cast<S>(values[b * kVectorLanes<T> + l]);
-    }
-  }
-}
-
-// The reverse, from a source of any strides; lanes past `lanes` are zero.
-template <class T, class S>
-[[gnu::always_inline]] inline void load_bins(const S* source, const Strides& step, int64_t rows, int64_t columns,
-                                             int64_t lanes, Vector<T>* pooled) {
-  T* values = pooled->values();
-  if (lanes < kVectorLanes<T>) std::fill_n(pooled, rows * columns, Vector<T>{});
-  for (int64_t l = 0; l < lanes; ++l) {
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < columns; ++j) {
-        values[(i * columns + j) * kVectorLanes<T> + l] =
-            static_cast<T>(source[l * step.c + i * step.h + j * step.w]);
-      }
-    }
-  }
-}
 
 }  // namespace fastvision::roi

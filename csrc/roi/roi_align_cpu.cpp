@@ -78,27 +78,31 @@ Window window_of(const std::vector<RoiTaps<T>>& taps, const ImageGroups& groups,
 }
 
 // Pools one roi for `vectors` vectors of channels. map points at pixel (0, 0); steps are in elements of S.
-// scratch: [distinct columns, vectors] sums of rows.
+// scratch: [distinct columns, vectors] sums of rows. emit(bin, vector, sum).
 template <class T, class S, class Emit>
 [[gnu::always_inline]] inline void pool(const S* map, int64_t row_step, int64_t pixel_step, const RoiTaps<T>& taps,
-                                        int64_t bins_y, int64_t bins_x, Vector<T>* scratch, const Emit& emit) {
+                                        const Params& p, int64_t vectors, Vector<T>* scratch, const Emit& emit) {
   const int64_t columns = int64_t(taps.x.columns.size());
-  for (int64_t i = 0; i < bins_y; ++i) {
+  for (int64_t i = 0; i < p.pooled_height; ++i) {
     const int32_t first = taps.y.offsets[i], last = taps.y.offsets[i + 1];
     for (int64_t c = 0; c < columns; ++c) {
       const S* column = map + taps.x.columns[c] * pixel_step;
-      Vector<T> sum;
-      for (int32_t t = first; t < last; ++t) {
-        sum.add(taps.y.weights[t], Vector<T>::load(column + taps.y.pixels[t] * row_step));
+      for (int64_t v = 0; v < vectors; ++v) {
+        Vector<T> sum;
+        for (int32_t t = first; t < last; ++t) {
+          sum.add(taps.y.weights[t], Vector<T>::load(column + taps.y.pixels[t] * row_step + v * kVectorLanes<T>));
+        }
+        scratch[c * vectors + v] = sum;
       }
-      scratch[c] = sum;
     }
-    for (int64_t j = 0; j < bins_x; ++j) {
-      Vector<T> sum;
-      for (int32_t t = taps.x.offsets[j]; t < taps.x.offsets[j + 1]; ++t) {
-        sum.add(taps.x.weights[t], scratch[taps.x.slots[t]]);
+    for (int64_t j = 0; j < p.pooled_width; ++j) {
+      for (int64_t v = 0; v < vectors; ++v) {
+        Vector<T> sum;
+        for (int32_t t = taps.x.offsets[j]; t < taps.x.offsets[j + 1]; ++t) {
+          sum.add(taps.x.weights[t], scratch[taps.x.slots[t] * vectors + v]);
+        }
+        emit(i * p.pooled_width + j, v, sum);
       }
-      emit(i * bins_x + j, sum);
     }
   }
 }
@@ -130,8 +134,8 @@ void forward_channels_last(const Params& p, const Tensor& input, const T* rois, 
   const Strides step = strides_of(input);
   const S* map = input.const_data_ptr<S>();
   S* out = output.mutable_data_ptr<S>();
-  const int64_t bins = p.pooled_height * p.pooled_width;
   constexpr int64_t kLanes = kVectorLanes<T>;
+  const int64_t bins = p.pooled_height * p.pooled_width, vectors = p.channels / kLanes;
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {
     RoiTaps<T> taps;
     Buffer<Vector<T>> scratch;
@@ -144,15 +148,12 @@ void forward_channels_last(const Params& p, const Tensor& input, const T* rois, 
         std::fill_n(pooled, bins * p.channels, S(0));
         continue;
       }
-      scratch.reserve(taps.x.columns.size());
+      scratch.reserve(taps.x.columns.size() * vectors);
       vectorized([&]() __attribute__((always_inline)) {
-        int64_t c = 0;
-        for (; c + kLanes <= p.channels; c += kLanes) {
-          pool<T>(image + c, step.h, step.w, taps, p.pooled_height, p.pooled_width, scratch.data(),
-                  [&](int64_t bin, const Vector<T>& sum) __attribute__((always_inline)) {
-                    sum.store(pooled + bin * p.channels + c);
-                  });
-        }
+        pool<T>(image, step.h, step.w, taps, p, vectors, scratch.data(),
+                [&](int64_t bin, int64_t v, const Vector<T>& sum) __attribute__((always_inline)) {
+                  sum.store(pooled + bin * p.channels + v * kLanes);
+                });
       });
     }
   });
@@ -182,12 +183,12 @@ void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t
           if (taps[k].empty()) {
             std::fill_n(pooled.data(), bins, Vector<T>{});
           } else {
-            pool<T>(block.pixel(0, 0)->values(), block.row_step() * kLanes, kLanes, taps[k],
-                    p.pooled_height, p.pooled_width, scratch.data(),
-                    [&](int64_t bin, const Vector<T>& sum) __attribute__((always_inline)) { pooled[bin] = sum; });
+            pool<T>(block.pixel(0, 0)->values(), block.row_step() * kLanes, kLanes, taps[k], p, 1,
+                    scratch.data(),
+                    [&](int64_t bin, int64_t, const Vector<T>& sum) __attribute__((always_inline)) { pooled[bin] = sum; });
           }
           S* target = out + k * out_step.n + c0 * out_step.c;
-          roi::store_bins<T>(pooled.data(), bins, lanes, target, out_step.c, out_step.w);
+          roi::store_lanes<T>(pooled.data(), bins, lanes, target, out_step.c, out_step.w);
         }
       });
     }
@@ -201,6 +202,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
   const int64_t count = rois.size(0);
   const bool channels_last = is_channels_last(input);
   Tensor output = empty_map(input, count, p.channels, pooled_height, pooled_width, channels_last);
+  advise_huge_pages(output);
   dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
@@ -241,7 +243,10 @@ void backward_blocks(const Params& p, const Tensor& grad, const T* rois, int64_t
           const int64_t k = groups.order[r];
           if (taps[k].empty()) continue;
           const S* source = grads + k * step.n + c0 * step.c;
-          roi::load_bins<T>(source, step, p.pooled_height, p.pooled_width, lanes, pooled.data());
+          for (int64_t i = 0; i < p.pooled_height; ++i) {
+            roi::load_lanes<T>(source + i * step.h, step.c, step.w, p.pooled_width, lanes,
+                               pooled.data() + i * p.pooled_width);
+          }
           unpool<T>(block, taps[k], p.pooled_height, p.pooled_width, pooled.data(), scratch.data());
         }
         block.store(out + n * out_step.n + c0 * out_step.c, out_step, p.height, p.width, lanes);
@@ -255,6 +260,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
   constexpr const char* kOp = "roi_align_backward";
   const Params p = backward_params(kOp, grad, rois, spatial_scale, batch, height, width, sampling_ratio, aligned);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
+  advise_huge_pages(output);
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

@@ -81,6 +81,7 @@ def patch(*libraries: str) -> Patch:
         with fastvision.patch("torchvision"):
             detections = model(images)
 
+    A torchvision whose compiled library does not load can be used too; patch before anything imports it.
     Objects that hold a function themselves (a closure, an instance attribute) keep the one they were made with.
     TorchScript compiles source text and so needs the libraries' own functions: script a model before patching, or after
     undoing.

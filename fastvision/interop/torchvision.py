@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -41,7 +42,13 @@ def replacements() -> list[Replacement]:
 
 def _module(name: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        try:
+            return importlib.import_module(name)
+        except RuntimeError as error:
+            if not re.search(r"operator torchvision::q?nms does not exist", str(error)):
+                raise
+            _declare_nms()
+            return importlib.import_module(name)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":
             raise ImportError("patch: torchvision is not installed; `pip install torchvision` installs it") from error
@@ -50,6 +57,20 @@ def _module(name: str) -> ModuleType:
             f"patch: torchvision cannot be imported ({type(error).__name__}: {error}); install the release of "
             f"torchvision that belongs to torch {torch.__version__}"
         ) from error
+
+
+def _declare_nms() -> None:
+    """Lets a torchvision be imported whose compiled library did not load.
+
+    It then registers shape rules for two ops that do not exist, which raises. Declared, but without kernels, they are
+    enough for the import; whatever is not sent to fastvision fails when it is called, as torchvision means it to.
+    """
+    for name in ("nms", "qnms"):
+        _declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+
+
+# declarations last as long as this object
+_declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _routed(original: Callable[..., Any], substitute: Callable[..., Any]) -> Callable[..., Any]:

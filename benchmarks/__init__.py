@@ -1,0 +1,1 @@
+"""Every op against every rival that is installed: ``python -m benchmarks --help``."""

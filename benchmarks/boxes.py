@@ -1,0 +1,91 @@
+"""Boxes: pairwise overlap as in matching, and the R-CNN parametrisation of a whole image's anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.workload import (
+    COMPILED,
+    GRAPHED,
+    OURS,
+    REFERENCE,
+    TORCHVISION,
+    Options,
+    Workload,
+    case,
+    close,
+    optional,
+    torchvision_ops,
+)
+from fastvision import ops, reference
+from fastvision.testing import Sample, Work, data
+
+ANCHORS = 268_569  # of a Faster R-CNN with a feature pyramid on an 800 x 1344 image
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+_Op = Callable[..., Any]
+
+
+def workloads(options: Options) -> Iterator[Workload]:
+    """Targets against torchvision, on the CPU."""
+    pair = (data.random_boxes(50).to(options.device), data.random_boxes(20_000, seed=1).to(options.device))
+    target: dict[str, float] = {} if options.cuda else {TORCHVISION: 10}
+    torchvision = torchvision_ops()
+    rivals = _rivals(reference.boxes.box_iou, torchvision.box_iou if torchvision else None, options)
+    overlaps = {OURS: ops.box_iou, **rivals}
+    work = case("box_iou").work(Sample("", pair))
+    yield Workload("boxes", "box_iou 50 x 20k", _bind(overlaps, *pair), close(1e-5, 1e-6), work, target)
+    gradients = {label: _with_gradient(op, *pair) for label, op in overlaps.items()}
+    # the backward pass reads the gradient of every pair and does about twice the arithmetic
+    both = Work(2 * work.bytes, 3 * work.flops)
+    # a small box's gradient sums 20k terms up to 1 / its side
+    yield Workload("boxes", "box_iou 50 x 20k, forward + backward", gradients, close(1e-3, 1e-4), both, target)
+    yield from _coding(options)
+
+
+def _coding(options: Options) -> Iterator[Workload]:
+    anchors = data.random_boxes(ANCHORS, seed=2).to(options.device)
+    boxes = anchors + torch.rand(ANCHORS, 4, generator=data.generator(3)).to(options.device)
+    deltas = (torch.randn(ANCHORS, 4, generator=data.generator(4)) * 0.5).to(options.device)
+    detection = torchvision_ops() and optional("torchvision.models.detection._utils", "torchvision")
+    coder = detection.BoxCoder(WEIGHTS) if detection else None
+    encode = _rivals(reference.boxes.encode_boxes, None, options)
+    decode = _rivals(reference.boxes.decode_boxes, None, options)
+    pairs: tuple[tuple[str, _Op, Mapping[str, _Op], _Op | None, Tensor], ...] = (
+        ("encode_boxes", ops.encode_boxes, encode, coder and coder.encode_single, boxes),
+        ("decode_boxes", ops.decode_boxes, decode, coder and coder.decode_single, deltas),
+    )
+    for name, op, rivals, theirs, first in pairs:
+        contenders = _bind({OURS: op, **rivals}, first, anchors, WEIGHTS)
+        if theirs is not None:
+            contenders |= _bind({f"{TORCHVISION} BoxCoder": theirs}, first, anchors)
+        work = case(name).work(Sample("", (first, anchors)))
+        # coordinates reach 1000, where a unit in the last place is 6e-5
+        yield Workload("boxes", f"{name}, 268k anchors", contenders, close(1e-5, 5e-4), work)
+
+
+def _rivals(plain: _Op, torchvision: _Op | None, options: Options) -> dict[str, _Op]:
+    rivals = {TORCHVISION: torchvision} if torchvision else {}
+    if options.reference(small=False):
+        rivals[REFERENCE] = plain
+        rivals[COMPILED] = torch.compile(plain, dynamic=False)
+        if options.cuda:
+            rivals[GRAPHED] = torch.compile(plain, dynamic=False, mode="reduce-overhead")
+    return rivals
+
+
+def _bind(contenders: Mapping[str, _Op], *args: Any) -> dict[str, Callable[[], Any]]:
+    def call(op: _Op) -> Callable[[], Any]:
+        return lambda: op(*args)
+
+    return {label: call(op) for label, op in contenders.items()}
+
+
+def _with_gradient(op: _Op, boxes1: Tensor, boxes2: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    a, b = boxes1.clone().requires_grad_(), boxes2.clone().requires_grad_()
+    grad = torch.randn(len(a), len(b), generator=data.generator(5)).to(a.device)
+    return lambda: torch.autograd.grad(op(a, b), (a, b), grad)

@@ -1,0 +1,293 @@
+"""``fastvision.patch("torchvision")``: what it reaches, what it leaves alone, and that undoing undoes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from data_requirements import require_module
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastvision
+from fastvision.testing import data
+
+
+@pytest.fixture(scope="module")
+def torchvision() -> Any:
+    require_module("torchvision")
+    return require_module("torchvision.models.detection") and sys.modules["torchvision"]
+
+
+@pytest.fixture
+def importer() -> Iterator[Any]:
+    """Makes modules that import by name, as third parties do."""
+    made: list[str] = []
+
+    def make(name: str, source: str) -> ModuleType:
+        module = ModuleType(name)
+        sys.modules[name] = module
+        made.append(name)
+        exec(source, module.__dict__)
+        return module
+
+    yield make
+    for name in made:
+        del sys.modules[name]
+
+
+class Namespaces(TorchDispatchMode):
+    """Which libraries' ops ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func.namespace)
+        return func(*args, **(kwargs or {}))
+
+
+def namespaces(call: Any, *args: Any, **kwargs: Any) -> set[str]:
+    with Namespaces() as mode:
+        call(*args, **kwargs)
+    return mode.seen & {"fastvision", "torchvision"}
+
+
+BOXES, SCORES = data.clustered_boxes(200), data.scores(200)
+ROIS, MAP = data.random_rois(6, 2, 64, 64), data.feature_map(2, 3, 16, 16)
+
+
+def test_reaches_every_road_to_a_function(torchvision: Any, importer: Any) -> None:
+    by_name = importer("third_party", "from torchvision.ops.boxes import batched_nms as their_nms")
+    original = torchvision.ops.batched_nms
+    with fastvision.patch("torchvision"):
+        late = importer("late_party", "from torchvision.ops import batched_nms, roi_align")
+        assert torchvision.ops.batched_nms is not original
+        assert torchvision.ops.boxes.batched_nms is torchvision.ops.batched_nms
+        assert by_name.their_nms is torchvision.ops.batched_nms is late.batched_nms
+        detection = torchvision.models.detection
+        assert detection.roi_heads.roi_align is torchvision.ops.roi_align is torchvision.ops.poolers.roi_align
+    assert by_name.their_nms is late.batched_nms is torchvision.ops.boxes.batched_nms is original
+    assert late.roi_align is torchvision.ops.roi_align is not fastvision.ops.roi_align
+
+
+@pytest.mark.skipif(not fastvision._library.LOADED, reason="the reference is made of torch's own ops")
+def test_calls_arrive(torchvision: Any) -> None:
+    ops = torchvision.ops
+    idxs = torch.arange(200) % 3
+    coder = torchvision.models.detection._utils.BoxCoder((1.0, 1.0, 1.0, 1.0))
+    existing = ops.RoIAlign(3, 0.25, 2)
+    with fastvision.patch("torchvision"):
+        assert namespaces(ops.nms, BOXES, SCORES, 0.5) == {"fastvision"}
+        assert namespaces(ops.nms, boxes=BOXES, scores=SCORES, iou_threshold=0.5) == {"fastvision"}
+        assert namespaces(ops.batched_nms, BOXES, SCORES, idxs, 0.5) == {"fastvision"}
+        assert namespaces(ops.box_iou, BOXES, BOXES) == {"fastvision"}
+        assert namespaces(ops.roi_align, MAP, ROIS, 3, 0.25) == {"fastvision"}
+        assert namespaces(existing, MAP, ROIS) == {"fastvision"}
+        assert namespaces(coder.decode_single, torch.zeros(200, 4), BOXES) == {"fastvision"}
+        assert namespaces(coder.encode_single, BOXES, BOXES) == {"fastvision"}
+    assert namespaces(ops.nms, BOXES, SCORES, 0.5) == {"torchvision"}
+    assert namespaces(existing, MAP, ROIS) == {"torchvision"}
+
+
+def test_results_are_equal(torchvision: Any) -> None:
+    ops = torchvision.ops
+    coder = torchvision.models.detection._utils.BoxCoder((10.0, 10.0, 5.0, 5.0))
+    deltas = torch.randn(200, 8, generator=data.generator()) * 3  # some beyond the clamp
+    calls = {
+        "nms": lambda: ops.nms(BOXES, SCORES, 0.5),
+        "batched_nms": lambda: ops.batched_nms(BOXES, SCORES, torch.arange(200) % 3, 0.5),
+        "box_iou": lambda: ops.box_iou(BOXES, BOXES + 1),
+        "box_iou of another format": lambda: ops.box_iou(BOXES, BOXES + 1, fmt="xywh"),
+        "box_iou of batches": lambda: ops.box_iou(BOXES[None], BOXES[None]),
+        "roi_align": lambda: ops.roi_align(MAP, ROIS, 3, 0.25, 2, True),
+        "roi_align of lists": lambda: ops.roi_align(MAP, [BOXES[:3] / 20, BOXES[3:4] / 20], output_size=(2, 3)),
+        "decode": lambda: coder.decode_single(deltas, BOXES),
+        "decode nothing": lambda: coder.decode_single(deltas[:0], BOXES[:0]),
+        "encode": lambda: coder.encode_single(BOXES, BOXES + 3),
+    }
+    for name, call in calls.items():
+        expected = call()
+        with fastvision.patch("torchvision"):
+            actual = call()
+        torch.testing.assert_close(
+            actual, expected, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_gradients_and_autocast(torchvision: Any) -> None:
+    def gradient() -> torch.Tensor:
+        features = MAP.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            pooled = torchvision.ops.roi_align(features.bfloat16(), ROIS, 3, 0.25, 2)
+        assert pooled.dtype == torch.bfloat16
+        pooled.float().square().sum().backward()
+        return features.grad
+
+    expected = gradient()
+    with fastvision.patch("torchvision"):
+        torch.testing.assert_close(gradient(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and tracing warns of constants
+def test_traced_graphs_name_torchvisions_ops(torchvision: Any) -> None:
+    with fastvision.patch("torchvision"):
+        graph = torch.jit.trace(lambda b, s: torchvision.ops.nms(b, s, 0.5), (BOXES, SCORES)).graph
+    assert "torchvision::nms" in str(graph) and "fastvision" not in str(graph)
+
+
+def test_function_form_nesting_and_double_undo(torchvision: Any) -> None:
+    original = torchvision.ops.nms
+    outer = fastvision.patch("torchvision")
+    patched = torchvision.ops.nms
+    inner = fastvision.patch("torchvision")
+    assert torchvision.ops.nms is patched is not original
+    outer.undo()  # not in the order of a stack
+    outer.undo()
+    assert torchvision.ops.nms is patched
+    with inner:
+        assert "in force" in repr(inner)
+    assert torchvision.ops.nms is original and "undone" in repr(inner)
+    inner.undo()
+    with pytest.raises(KeyError), fastvision.patch("torchvision"):
+        raise KeyError
+    assert torchvision.ops.nms is original
+
+
+def test_modules_that_use_fastvision_keep_it(torchvision: Any, importer: Any) -> None:
+    ours = importer("our_party", "from fastvision.ops import nms")
+    with fastvision.patch("torchvision"):
+        pass
+    assert ours.nms is fastvision.ops.nms
+
+
+@pytest.mark.parametrize("libraries", [("tensorflow",), ("torchvision", "tensorflow"), ()])
+def test_unknown_library(libraries: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="expected libraries among 'torchvision'"):
+        fastvision.patch(*libraries)
+    assert not fastvision.interop.patching._active
+
+
+def test_faster_rcnn_detects_the_same(torchvision: Any) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, box_score_thresh=0.005
+    )
+    image = torch.rand(3, 200, 240, generator=data.generator())
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        # random weights whose scores are apart, so that rounding does not decide their order: features of variance 1
+        # (statistics from one pass), and class weights larger than the initial ones
+        model.backbone(model.transform([image])[0].tensors)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(10)
+        model.eval()
+        (expected,) = model([image])
+        with fastvision.patch("torchvision"):
+            (actual,) = model([image])
+    assert len(expected["boxes"]) == len(expected["scores"].unique()) == 100
+    for part, value in expected.items():
+        torch.testing.assert_close(actual[part], value, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_are_the_same(torchvision: Any) -> None:
+    image = torch.rand(3, 200, 240, generator=data.generator())
+    target = {"boxes": torch.tensor([[20.0, 30, 120, 150], [100, 10, 200, 90]]), "labels": torch.tensor([1, 2])}
+
+    def losses() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)  # the same weights and the same sampled proposals
+        model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+        return model([image], [target])
+
+    expected = losses()
+    with fastvision.patch("torchvision"):
+        actual = losses()
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_facenet_pytorch_is_reached(torchvision: Any) -> None:
+    require_module("facenet_pytorch")
+    theirs = sys.modules["facenet_pytorch.models.utils.detect_face"]
+    original = theirs.batched_nms
+    with fastvision.patch("torchvision"):
+        assert theirs.batched_nms is torchvision.ops.batched_nms is not original
+    assert theirs.batched_nms is original
+
+
+def run(script: str, *paths: Path) -> str:
+    """Runs Python on its own; what it printed."""
+    root = Path(fastvision.__file__).parents[1]
+    path = ", ".join(repr(str(p)) for p in (*paths, root))
+    script = f"import sys; sys.path[:0] = [{path}]\n" + textwrap.dedent(script)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_replaces_compiled_ops_that_failed_to_load(torchvision: Any) -> None:
+    printed = run(
+        """
+        import torch
+        load = torch.ops.load_library
+        def broken(path):
+            if "torchvision" in str(path):
+                raise OSError("cannot be opened")
+            return load(path)
+        torch.ops.load_library = broken
+        import fastvision
+        boxes, scores = torch.tensor([[0., 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]]), torch.tensor([.5, .9, .1])
+        with fastvision.patch("torchvision"):
+            import torchvision
+            print(torchvision.extension._has_ops())
+            print(torchvision.ops.nms(boxes, scores, 0.5).tolist())
+            model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+                weights=None, weights_backbone=None, box_score_thresh=0.0
+            ).eval()
+            print(len(model([torch.rand(3, 64, 64)])[0]["boxes"]) > 0)
+        try:
+            torchvision.ops.nms(boxes, scores, 0.5)
+        except RuntimeError:
+            print("undone")
+        """
+    )
+    assert printed.splitlines() == ["False", "[1, 2]", "True", "undone"]
+
+
+PATCH_AND_PRINT_ERROR = """
+    import fastvision
+    try:
+        fastvision.patch("torchvision")
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_torchvision_that_cannot_be_imported(tmp_path: Path) -> None:
+    broken = tmp_path / "torchvision"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise OSError('undefined symbol: x')")
+    printed = run(PATCH_AND_PRINT_ERROR, tmp_path)
+    assert "torchvision cannot be imported (OSError: undefined symbol: x); install the release" in printed
+
+
+def test_torchvision_that_is_not_installed() -> None:
+    script = """
+    import importlib.abc
+    class Nothing(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] == "torchvision":
+                raise ModuleNotFoundError("No module named 'torchvision'", name="torchvision")
+    sys.meta_path.insert(0, Nothing())
+    """
+    printed = run(textwrap.dedent(script) + textwrap.dedent(PATCH_AND_PRINT_ERROR))
+    assert "torchvision is not installed" in printed and "pip install torchvision" in printed
