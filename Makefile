@@ -106,7 +106,7 @@ format: $(ENV)  ## rewrites what lint would complain of, where a tool can
 	touch $@
 
 bench: build .venv/.bench  ## times every op against its rivals on the CPU
-	.venv/bin/python -m benchmarks
+	.venv/bin/python -m benchmarks $(BENCH_FLAGS)
 
 bench-gpu:  ## times every op on the GPU, with the python3 of the machine; offline
 	PYTHON=$(PYTHON) scripts/test_gpu.sh bench

@@ -21,7 +21,8 @@ using roi::ChannelBlock;
 using roi::RoiTaps;
 using roi::Window;
 
-// Rois of each image in order: rois of image n are order[offsets[n] .. offsets[n + 1]).
+// Rois of each image: those of image n are order[offsets[n] .. offsets[n + 1]), from the top of the image to the bottom,
+// so that consecutive rois meet the same rows in cache. The order depends on the rois alone, never on the threads.
 struct ImageGroups {
   std::vector<int64_t> order, offsets;
 
@@ -40,6 +41,15 @@ struct ImageGroups {
     order.resize(count);
     std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
     for (int64_t k = 0; k < count; ++k) order[next[image[k]]++] = k;
+    std::vector<T> middle(count);
+    for (int64_t k = 0; k < count; ++k) {
+      const T sum = rois[5 * k + 2] + rois[5 * k + 4];
+      middle[k] = sum == sum ? sum : T(0);
+    }
+    for (int64_t n = 0; n < p.batch; ++n) {
+      std::stable_sort(order.begin() + offsets[n], order.begin() + offsets[n + 1],
+                       [&](int64_t a, int64_t b) { return middle[a] < middle[b]; });
+    }
   }
 };
 
@@ -77,6 +87,8 @@ Window window_of(const std::vector<RoiTaps<T>>& taps, const ImageGroups& groups,
   return window;
 }
 
+constexpr int32_t kRowsAtOnce = 4;
+
 // Pools one roi for `vectors` vectors of channels. map points at pixel (0, 0); steps are in elements of S.
 // scratch: [distinct columns, vectors] sums of rows. emit(bin, vector, sum).
 template <class T, class S, class Emit>
@@ -85,14 +97,19 @@ template <class T, class S, class Emit>
   const int64_t columns = int64_t(taps.x.columns.size());
   for (int64_t i = 0; i < p.pooled_height; ++i) {
     const int32_t first = taps.y.offsets[i], last = taps.y.offsets[i + 1];
-    for (int64_t c = 0; c < columns; ++c) {
-      const S* column = map + taps.x.columns[c] * pixel_step;
-      for (int64_t v = 0; v < vectors; ++v) {
-        Vector<T> sum;
-        for (int32_t t = first; t < last; ++t) {
-          sum.add(taps.y.weights[t], Vector<T>::load(column + taps.y.pixels[t] * row_step + v * kVectorLanes<T>));
+    // a few rows at a time: each is read front to back, and the sums stay in cache
+    for (int32_t t0 = first; t0 < last || t0 == first; t0 += kRowsAtOnce) {
+      const int32_t t1 = std::min(last, t0 + kRowsAtOnce);
+      for (int64_t c = 0; c < columns; ++c) {
+        const S* column = map + taps.x.columns[c] * pixel_step;
+        for (int64_t v = 0; v < vectors; ++v) {
+          Vector<T> sum;
+          if (t0 > first) sum = scratch[c * vectors + v];
+          for (int32_t t = t0; t < t1; ++t) {
+            sum.add(taps.y.weights[t], Vector<T>::load(column + taps.y.pixels[t] * row_step + v * kVectorLanes<T>));
+          }
+          scratch[c * vectors + v] = sum;
         }
-        scratch[c * vectors + v] = sum;
       }
     }
     for (int64_t j = 0; j < p.pooled_width; ++j) {
