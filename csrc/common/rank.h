@@ -39,10 +39,13 @@ std::vector<int64_t> rank_descending(const T* scores, int64_t n, const Accept& a
   std::vector<int64_t> order;
   if (sizeof(T) == 4 && n < int64_t{UINT32_MAX}) {
     std::vector<uint64_t> words;
-    words.reserve(n);
+    words.resize(n);
+    int64_t accepted = 0;
     for (int64_t i = 0; i < n; ++i) {
-      if (accept(scores[i])) words.push_back(uint64_t{descending_key(scores[i])} << 32 | uint64_t(i));
+      words[accepted] = uint64_t{descending_key(scores[i])} << 32 | uint64_t(i);
+      accepted += accept(scores[i]);
     }
+    words.resize(accepted);
     if (words.size() < kRadixFrom) {
       std::sort(words.begin(), words.end());
     } else {
