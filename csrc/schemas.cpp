@@ -8,12 +8,16 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def("encode_boxes(Tensor boxes, Tensor anchors, float[] weights) -> Tensor");
   m.def("encode_boxes_backward(Tensor grad, Tensor boxes, Tensor anchors, float[] weights) -> (Tensor, Tensor)");
   m.def("decode_boxes(Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> Tensor");
-  m.def("decode_boxes_backward(Tensor grad, Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> (Tensor, Tensor)");
+  m.def(
+      "decode_boxes_backward(Tensor grad, Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> (Tensor, Tensor)");
 
   // nms
-  m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, int? max_output, float? score_threshold, str metric) -> Tensor");
+  m.def(
+      "nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, int? max_output, float? score_threshold, str metric) -> Tensor");
 
   // roi
-  m.def("roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned) -> Tensor");
-  m.def("roi_align_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+  m.def(
+      "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned) -> Tensor");
+  m.def(
+      "roi_align_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
 }

@@ -13,9 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import fastvision
 
-settings.register_profile(
-    "fastvision", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("fastvision", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fastvision")
 
 

@@ -97,8 +97,8 @@ FV_HOST_DEVICE void encode_backward(const Coder<T>& coder, const T* grad, const 
                                     T* to_anchor) {
   for (int a = 0; a < 2; ++a) {
     Pair<T> pair_box, pair_anchor;
-    encode_axis_backward(axis_of(grad, a), axis_of(box, a), axis_of(anchor, a), coder.weights[a],
-                         coder.weights[a + 2], pair_box, pair_anchor);
+    encode_axis_backward(axis_of(grad, a), axis_of(box, a), axis_of(anchor, a), coder.weights[a], coder.weights[a + 2],
+                         pair_box, pair_anchor);
     set_axis(to_box, a, pair_box), set_axis(to_anchor, a, pair_anchor);
   }
 }
@@ -106,15 +106,16 @@ FV_HOST_DEVICE void encode_backward(const Coder<T>& coder, const T* grad, const 
 template <class T>
 FV_HOST_DEVICE void decode(const Coder<T>& coder, const T* code, const T* anchor, T* out) {
   for (int a = 0; a < 2; ++a) {
-    set_axis(out, a, decode_axis(axis_of(code, a), axis_of(anchor, a), coder.weights[a], coder.weights[a + 2],
-                                 coder.scale_clamp, a == 0 ? coder.clip_width : coder.clip_height));
+    set_axis(out, a,
+             decode_axis(axis_of(code, a), axis_of(anchor, a), coder.weights[a], coder.weights[a + 2],
+                         coder.scale_clamp, a == 0 ? coder.clip_width : coder.clip_height));
   }
 }
 
 // Gradients of the `codes` codes of one anchor; the anchor's is their sum.
 template <class T>
-FV_HOST_DEVICE void decode_backward(const Coder<T>& coder, const T* grad, const T* code, const T* anchor,
-                                    int64_t codes, T* to_code, T* to_anchor) {
+FV_HOST_DEVICE void decode_backward(const Coder<T>& coder, const T* grad, const T* code, const T* anchor, int64_t codes,
+                                    T* to_code, T* to_anchor) {
   for (int i = 0; i < 4; ++i) to_anchor[i] = 0;
   for (int64_t k = 0; k < codes; ++k) {
     for (int a = 0; a < 2; ++a) {

@@ -83,10 +83,10 @@ std::tuple<Tensor, Tensor> encode_boxes_backward(const Tensor& grad, const Tenso
   Tensor to_boxes = like(b, type), to_anchors = like(a, type);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
-    Rows::run(kOp, b, b.size(0),
-              EncodeBackwardRow<T>{make_coder<T>(weights, 0, {}), g.const_data_ptr<T>(), b.const_data_ptr<T>(),
-                                   a.const_data_ptr<T>(), to_boxes.mutable_data_ptr<T>(),
-                                   to_anchors.mutable_data_ptr<T>()});
+    Rows::run(
+        kOp, b, b.size(0),
+        EncodeBackwardRow<T>{make_coder<T>(weights, 0, {}), g.const_data_ptr<T>(), b.const_data_ptr<T>(),
+                             a.const_data_ptr<T>(), to_boxes.mutable_data_ptr<T>(), to_anchors.mutable_data_ptr<T>()});
   });
   return {torch::stable::to(to_boxes, boxes.scalar_type()), torch::stable::to(to_anchors, anchors.scalar_type())};
 }

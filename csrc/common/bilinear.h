@@ -15,14 +15,15 @@ namespace fastvision {
 // How one axis of a roi is sampled: `bins` bins of length `bin`, `samples` equally spaced samples in each.
 template <class T>
 struct SampledAxis {
-  T start;      // of the roi, in pixels of the feature map
-  T bin;        // length of one bin; negative for an inverted roi
-  T samples;    // samples a bin, integral; a float because an adaptive count can exceed any integer
-  int64_t size; // pixels of the feature map along this axis
+  T start;       // of the roi, in pixels of the feature map
+  T bin;         // length of one bin; negative for an inverted roi
+  T samples;     // samples a bin, integral; a float because an adaptive count can exceed any integer
+  int64_t size;  // pixels of the feature map along this axis
 };
 
-// The axis of a roi from `low` to `high` (image pixels) for `bins` bins; sampling_ratio <= 0: ceil(length / bins) samples.
-// Operations and their order are those of the published implementations, so that kinks fall in the same places.
+// The axis of a roi from `low` to `high` (image pixels) for `bins` bins; sampling_ratio <= 0: ceil(length / bins)
+// samples. Operations and their order are those of the published implementations, so that kinks fall in the same
+// places.
 template <class T>
 FV_HOST_DEVICE SampledAxis<T> sampled_axis(T low, T high, T spatial_scale, int64_t bins, int64_t sampling_ratio,
                                            bool aligned, int64_t size) {

@@ -24,8 +24,8 @@ template <class Error, class... Parts>
   throw Error(text.str());
 }
 
-#define FV_CHECK(condition, op, ...)                                            \
-  do {                                                                          \
+#define FV_CHECK(condition, op, ...)                                              \
+  do {                                                                            \
     if (!(condition)) ::fastvision::fail<std::invalid_argument>(op, __VA_ARGS__); \
   } while (0)
 
@@ -40,16 +40,15 @@ inline std::string shape_of(const Tensor& tensor) {
 
 // `name` has shape [N, columns].
 inline void check_matrix(const char* op, const char* name, const Tensor& tensor, int64_t columns) {
-  FV_CHECK(tensor.dim() == 2 && tensor.size(1) == columns, op, "expected ", name, " of shape [N, ",
-           columns, "], got ", shape_of(tensor));
+  FV_CHECK(tensor.dim() == 2 && tensor.size(1) == columns, op, "expected ", name, " of shape [N, ", columns, "], got ",
+           shape_of(tensor));
 }
 
 // Same device type and index as `other`.
-inline void check_same_device(const char* op, const char* name, const Tensor& tensor,
-                              const char* other_name, const Tensor& other) {
-  FV_CHECK(tensor.is_cuda() == other.is_cuda() &&
-               tensor.get_device_index() == other.get_device_index(),
-           op, "expected ", name, " and ", other_name, " on the same device");
+inline void check_same_device(const char* op, const char* name, const Tensor& tensor, const char* other_name,
+                              const Tensor& other) {
+  FV_CHECK(tensor.is_cuda() == other.is_cuda() && tensor.get_device_index() == other.get_device_index(), op,
+           "expected ", name, " and ", other_name, " on the same device");
 }
 
 inline bool is_floating(ScalarType type) {
@@ -58,13 +57,12 @@ inline bool is_floating(ScalarType type) {
 }
 
 inline bool is_integer(ScalarType type) {
-  return type == ScalarType::Long || type == ScalarType::Int || type == ScalarType::Short ||
-         type == ScalarType::Char || type == ScalarType::Byte;
+  return type == ScalarType::Long || type == ScalarType::Int || type == ScalarType::Short || type == ScalarType::Char ||
+         type == ScalarType::Byte;
 }
 
 inline void check_floating(const char* op, const char* name, const Tensor& tensor) {
-  FV_CHECK(is_floating(tensor.scalar_type()), op, "expected ", name,
-           " of dtype float32, float64, float16 or bfloat16");
+  FV_CHECK(is_floating(tensor.scalar_type()), op, "expected ", name, " of dtype float32, float64, float16 or bfloat16");
 }
 
 // Geometry (boxes, rois, anchors) is computed in float64 if stored so, and in float32 for every other dtype.

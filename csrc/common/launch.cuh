@@ -17,8 +17,7 @@
 
 #ifndef FASTVISION_EMULATION
 // Weak, so that one library also loads beside a CPU-only torch, which lacks the symbol.
-extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device_index,
-                                                                            void** ret_stream);
+extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 #endif
 
 namespace fastvision {
@@ -66,14 +65,13 @@ inline cudaStream_t current_stream([[maybe_unused]] const torch::stable::Tensor&
 // Runs kernel(args...) on the device of `like` and torch's current stream there. The arguments are
 // converted to the kernel's own parameter types. An empty grid is no work, not an error.
 template <class... P, class... A>
-void launch(const char* op, void (*kernel)(P...), LaunchShape shape,
-            [[maybe_unused]] const torch::stable::Tensor& like, A&&... args) {
+void launch(const char* op, void (*kernel)(P...), LaunchShape shape, [[maybe_unused]] const torch::stable::Tensor& like,
+            A&&... args) {
   static_assert(sizeof...(P) == sizeof...(A), "launch: one argument for each kernel parameter");
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   std::tuple<P...> parameters(std::forward<A>(args)...);
 #ifdef FASTVISION_EMULATION
-  emulation::run_grid(op, shape.grid, shape.block, shape.shared_bytes,
-                      [&] { std::apply(kernel, parameters); });
+  emulation::run_grid(op, shape.grid, shape.block, shape.shared_bytes, [&] { std::apply(kernel, parameters); });
 #else
   const auto function = reinterpret_cast<const void*>(kernel);
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
@@ -102,7 +100,8 @@ T read_back(const char* op, const torch::stable::Tensor& like, const T* address)
   cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
   check_cuda(op, cudaStreamIsCapturing(stream, &capturing));
   if (capturing != cudaStreamCaptureStatusNone) {
-    throw std::runtime_error(std::string(op) + ": the size of the result depends on data, so the call cannot be "
+    throw std::runtime_error(std::string(op) +
+                             ": the size of the result depends on data, so the call cannot be "
                              "captured in a CUDA graph");
   }
 #endif

@@ -58,9 +58,8 @@ std::vector<int64_t> rank_descending(const T* scores, int64_t n, const Accept& a
     for (int64_t i = 0; i < n; ++i) {
       if (accept(scores[i])) order.push_back(i);
     }
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      return descending_key(scores[a]) < descending_key(scores[b]);
-    });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return descending_key(scores[a]) < descending_key(scores[b]); });
   }
   return order;
 }

@@ -15,8 +15,7 @@
   typedef type name##_shared __VA_ARGS__; \
   static char name##_site;                \
   name##_shared& name = ::fastvision::emulation::static_shared<name##_shared>(&name##_site)
-#define FV_DYNAMIC_SHARED(type, name) \
-  type* const name = static_cast<type*>(::fastvision::emulation::dynamic_shared())
+#define FV_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(::fastvision::emulation::dynamic_shared())
 
 #else
 

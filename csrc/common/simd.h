@@ -56,8 +56,8 @@ enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 inline Isa detect_isa() {
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl")) {
     return Isa::kAvx512;
   }
   return __builtin_cpu_supports("avx2") ? Isa::kAvx2 : Isa::kBaseline;

@@ -23,11 +23,14 @@ template <class S, class T>
         Four a, b, d, e;  // four rows of four
         std::memcpy(&a, source + c, 16), std::memcpy(&b, source + from_step + c, 16);
         std::memcpy(&d, source + 2 * from_step + c, 16), std::memcpy(&e, source + 3 * from_step + c, 16);
-        const Four ab_low = __builtin_shuffle(a, b, Pick{0, 4, 1, 5}), ab_high = __builtin_shuffle(a, b, Pick{2, 6, 3, 7});
-        const Four de_low = __builtin_shuffle(d, e, Pick{0, 4, 1, 5}), de_high = __builtin_shuffle(d, e, Pick{2, 6, 3, 7});
-        const Four columns_of_four[] = {
-            __builtin_shuffle(ab_low, de_low, Pick{0, 1, 4, 5}), __builtin_shuffle(ab_low, de_low, Pick{2, 3, 6, 7}),
-            __builtin_shuffle(ab_high, de_high, Pick{0, 1, 4, 5}), __builtin_shuffle(ab_high, de_high, Pick{2, 3, 6, 7})};
+        const Four ab_low = __builtin_shuffle(a, b, Pick{0, 4, 1, 5}),
+                   ab_high = __builtin_shuffle(a, b, Pick{2, 6, 3, 7});
+        const Four de_low = __builtin_shuffle(d, e, Pick{0, 4, 1, 5}),
+                   de_high = __builtin_shuffle(d, e, Pick{2, 6, 3, 7});
+        const Four columns_of_four[] = {__builtin_shuffle(ab_low, de_low, Pick{0, 1, 4, 5}),
+                                        __builtin_shuffle(ab_low, de_low, Pick{2, 3, 6, 7}),
+                                        __builtin_shuffle(ab_high, de_high, Pick{0, 1, 4, 5}),
+                                        __builtin_shuffle(ab_high, de_high, Pick{2, 3, 6, 7})};
         for (int i = 0; i < 4; ++i) std::memcpy(target + (c + i) * to_step, &columns_of_four[i], 16);
       }
       for (; c < columns; ++c) {

@@ -28,12 +28,7 @@
 
 using cudaStream_t = struct CUstream_st*;
 enum cudaError_t { cudaSuccess = 0 };
-enum cudaMemcpyKind {
-  cudaMemcpyHostToHost,
-  cudaMemcpyHostToDevice,
-  cudaMemcpyDeviceToHost,
-  cudaMemcpyDeviceToDevice
-};
+enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
@@ -41,8 +36,7 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream
   if (bytes > 0) std::memset(to, value, bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                                   cudaStream_t = nullptr) {
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t = nullptr) {
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
@@ -64,9 +58,7 @@ inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __ffsll(long long x) { return __builtin_ffsll(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
-inline int __clzll(long long x) {
-  return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));
-}
+inline int __clzll(long long x) { return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x)); }
 
 namespace fastvision::emulation {
 template <class To, class From>
@@ -82,19 +74,14 @@ inline int __float_as_int(float x) { return fastvision::emulation::bit_cast<int>
 inline float __int_as_float(int x) { return fastvision::emulation::bit_cast<float>(x); }
 inline unsigned __float_as_uint(float x) { return fastvision::emulation::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return fastvision::emulation::bit_cast<float>(x); }
-inline long long __double_as_longlong(double x) {
-  return fastvision::emulation::bit_cast<long long>(x);
-}
-inline double __longlong_as_double(long long x) {
-  return fastvision::emulation::bit_cast<double>(x);
-}
+inline long long __double_as_longlong(double x) { return fastvision::emulation::bit_cast<long long>(x); }
+inline double __longlong_as_double(long long x) { return fastvision::emulation::bit_cast<double>(x); }
 
 // ---- Arithmetic ----
 
 namespace fastvision::emulation {
 template <class A, class B>
-using Common =
-    std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common_type_t<A, B>>;
+using Common = std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common_type_t<A, B>>;
 }  // namespace fastvision::emulation
 
 // As in CUDA, of a number and a NaN the number.

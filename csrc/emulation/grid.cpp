@@ -14,20 +14,19 @@ namespace {
 // What a launch on a GPU of compute capability 9.0 would refuse.
 void check_limits(const char* op, dim3 grid, dim3 block, size_t shared_bytes) {
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
-  const bool possible = threads >= 1 && threads <= 1024 && block.z <= 64 && grid.x <= 0x7FFFFFFF &&
-                        grid.y <= 0xFFFF && grid.z <= 0xFFFF && shared_bytes <= 227 * 1024;
+  const bool possible = threads >= 1 && threads <= 1024 && block.z <= 64 && grid.x <= 0x7FFFFFFF && grid.y <= 0xFFFF &&
+                        grid.z <= 0xFFFF && shared_bytes <= 227 * 1024;
   if (possible) return;
   std::ostringstream text;
-  text << op << ": CUDA error: invalid configuration argument: grid (" << grid.x << ", " << grid.y
-       << ", " << grid.z << "), block (" << block.x << ", " << block.y << ", " << block.z << "), "
-       << shared_bytes << " bytes of shared memory";
+  text << op << ": CUDA error: invalid configuration argument: grid (" << grid.x << ", " << grid.y << ", " << grid.z
+       << "), block (" << block.x << ", " << block.y << ", " << block.z << "), " << shared_bytes
+       << " bytes of shared memory";
   throw std::runtime_error(text.str());
 }
 
 }  // namespace
 
-void run_grid(const char* op, dim3 grid, dim3 block, size_t shared_bytes,
-              const std::function<void()>& thread) {
+void run_grid(const char* op, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread) {
   static std::atomic<uint64_t> launches{0};
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   check_limits(op, grid, block, shared_bytes);
@@ -42,9 +41,7 @@ void run_grid(const char* op, dim3 grid, dim3 block, size_t shared_bytes,
   scheduler().run(launch);
 }
 
-Count block_barrier(const char* name, bool predicate, Site site) {
-  return scheduler().barrier(name, predicate, site);
-}
+Count block_barrier(const char* name, bool predicate, Site site) { return scheduler().barrier(name, predicate, site); }
 
 Exchange warp_exchange(const char* name, uint32_t mask, uint64_t value, int source, Site site) {
   return scheduler().exchange(name, mask, value, source, site);

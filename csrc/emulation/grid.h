@@ -27,16 +27,13 @@ namespace fastvision::emulation {
 
 // Calls thread() once for each thread of each block. Exceptions thrown inside end the launch and
 // reach the caller.
-void run_grid(const char* op, dim3 grid, dim3 block, size_t shared_bytes,
-              const std::function<void()>& thread);
+void run_grid(const char* op, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
 
 // Where a thread waits: the line of the kernel, through default arguments.
 struct Site {
   const char* file;
   int line;
-  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-    return {file, line};
-  }
+  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
 struct Count {

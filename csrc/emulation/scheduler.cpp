@@ -12,9 +12,7 @@ namespace {
 
 struct Cancelled {};  // unwinds the threads that wait when the launch has failed
 
-bool operator!=(const Site& a, const Site& b) {
-  return a.line != b.line || std::strcmp(a.file, b.file) != 0;
-}
+bool operator!=(const Site& a, const Site& b) { return a.line != b.line || std::strcmp(a.file, b.file) != 0; }
 
 std::string hex(uint32_t mask) {
   std::ostringstream text;
@@ -38,8 +36,7 @@ void Scheduler::run(Launch& launch) {
   launch.random.shuffle(blocks);
   for (size_t i = 0; i < blocks.size() && !error_; ++i) {
     const uint64_t row = blocks[i] / launch.grid.x;
-    start_block({static_cast<unsigned>(blocks[i] % launch.grid.x),
-                 static_cast<unsigned>(row % launch.grid.y),
+    start_block({static_cast<unsigned>(blocks[i] % launch.grid.x), static_cast<unsigned>(row % launch.grid.y),
                  static_cast<unsigned>(row / launch.grid.y)});
     resume(take());
   }
@@ -186,13 +183,12 @@ void Scheduler::release_barrier() {
   }
 }
 
-Exchange Scheduler::exchange(const char* name, uint32_t mask, uint64_t value, int source,
-                             Site site) {
+Exchange Scheduler::exchange(const char* name, uint32_t mask, uint64_t value, int source, Site site) {
   Thread& self = *current_;
   if ((mask >> lane() & 1) == 0) {
     std::ostringstream text;
-    text << name << " (" << site.file << ':' << site.line << "): lane " << lane()
-         << " is not in its own mask " << hex(mask);
+    text << name << " (" << site.file << ':' << site.line << "): lane " << lane() << " is not in its own mask "
+         << hex(mask);
     throw failure(text.str());
   }
   self.operation = name;
@@ -221,8 +217,7 @@ void Scheduler::release_warp(size_t first, uint32_t mask, const char* operation)
     if ((lanes >> i & 1) == 0) continue;
     Thread& thread = threads_[first + i];
     const bool present = lanes >> thread.source & 1;
-    thread.result = {present ? threads_[first + thread.source].value : kFreshPattern, lanes,
-                     nonzero};
+    thread.result = {present ? threads_[first + thread.source].value : kFreshPattern, lanes, nonzero};
     ready(thread);
   }
 }
@@ -245,9 +240,8 @@ void Scheduler::fail(std::exception_ptr error) {
 
 std::runtime_error Scheduler::failure(const std::string& text) const {
   std::ostringstream message;
-  message << launch_->op << ": " << text << " in block (" << blockIdx.x << ", " << blockIdx.y
-          << ", " << blockIdx.z << "), FASTVISION_EMULATION_SEED=" << launch_->seed << ", launch "
-          << launch_->number;
+  message << launch_->op << ": " << text << " in block (" << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z
+          << "), FASTVISION_EMULATION_SEED=" << launch_->seed << ", launch " << launch_->number;
   return std::runtime_error(message.str());
 }
 

@@ -22,9 +22,7 @@ inline int __syncthreads_and(int predicate, Site site = Site::here()) {
   return count.nonzero == count.threads;
 }
 
-inline void __syncwarp(unsigned mask = ~0u, Site site = Site::here()) {
-  warp_exchange("__syncwarp", mask, 0, 0, site);
-}
+inline void __syncwarp(unsigned mask = ~0u, Site site = Site::here()) { warp_exchange("__syncwarp", mask, 0, 0, site); }
 inline unsigned __ballot_sync(unsigned mask, int predicate, Site site = Site::here()) {
   return warp_exchange("__ballot_sync", mask, predicate != 0, 0, site).nonzero;
 }
@@ -55,22 +53,19 @@ T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, Site sit
   return shuffle("__shfl_sync", mask, value, first + (source & (width - 1)), site);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
-                 Site site = Site::here()) {
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize, Site site = Site::here()) {
   const int source = lane() - static_cast<int>(delta);
   const bool inside = source >= (lane() & ~(width - 1));
   return shuffle("__shfl_up_sync", mask, value, inside ? source : lane(), site);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
-                   Site site = Site::here()) {
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize, Site site = Site::here()) {
   const int source = lane() + static_cast<int>(delta);
   const bool inside = source <= (lane() | (width - 1));
   return shuffle("__shfl_down_sync", mask, value, inside ? source : lane(), site);
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize,
-                  Site site = Site::here()) {
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = warpSize, Site site = Site::here()) {
   const int source = lane() ^ lanes;
   const bool inside = source <= (lane() | (width - 1));
   return shuffle("__shfl_xor_sync", mask, value, inside ? source : lane(), site);

@@ -27,7 +27,7 @@ FV_HOST_DEVICE T overlap(const Box<T>& a, const Box<T>& b, T area_a, T area_b) {
   if constexpr (metric == Metric::kIou) {
     return iou(a, b, area_a, area_b);
   } else if constexpr (metric == Metric::kIos) {  // intersection over the smaller box (SAHI's "IOS")
-    const T both = area_a + area_b;  // NaN if either is
+    const T both = area_a + area_b;               // NaN if either is
     return div_rn(intersection(a, b), both == both ? minimum(area_a, area_b) : both);
   } else {  // IoU - d^2 / c^2, centre distance over enclosing diagonal (Zheng et al. 2020, eq. 7)
     const T dx = (a.x1 + a.x2 - b.x1 - b.x2) / 2, dy = (a.y1 + a.y2 - b.y1 - b.y2) / 2;
@@ -57,18 +57,17 @@ inline Metric parse_metric(const std::string& name) {
 
 // boxes [N, 4], scores [N], idxs [N] of integers where given.
 inline Params validate(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
-                       double iou_threshold, std::optional<int64_t> max_output,
-                       std::optional<double> score_threshold, const std::string& metric) {
+                       double iou_threshold, std::optional<int64_t> max_output, std::optional<double> score_threshold,
+                       const std::string& metric) {
   check_matrix(kOp, "boxes", boxes, 4);
-  FV_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), kOp, "expected scores of shape [",
-           boxes.size(0), "] to match boxes ", shape_of(boxes), ", got ", shape_of(scores));
-  FV_CHECK(is_floating(boxes.scalar_type()) || is_integer(boxes.scalar_type()), kOp,
-           "expected boxes of a real dtype");
+  FV_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), kOp, "expected scores of shape [", boxes.size(0),
+           "] to match boxes ", shape_of(boxes), ", got ", shape_of(scores));
+  FV_CHECK(is_floating(boxes.scalar_type()) || is_integer(boxes.scalar_type()), kOp, "expected boxes of a real dtype");
   check_floating(kOp, "scores", scores);
   check_same_device(kOp, "scores", scores, "boxes", boxes);
   if (idxs) {
-    FV_CHECK(idxs->dim() == 1 && idxs->size(0) == boxes.size(0), kOp, "expected idxs of shape [",
-             boxes.size(0), "] to match boxes ", shape_of(boxes), ", got ", shape_of(*idxs));
+    FV_CHECK(idxs->dim() == 1 && idxs->size(0) == boxes.size(0), kOp, "expected idxs of shape [", boxes.size(0),
+             "] to match boxes ", shape_of(boxes), ", got ", shape_of(*idxs));
     FV_CHECK(is_integer(idxs->scalar_type()), kOp, "expected idxs of an integer dtype");
     check_same_device(kOp, "idxs", *idxs, "boxes", boxes);
   }

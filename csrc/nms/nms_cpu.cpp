@@ -91,8 +91,8 @@ std::vector<int64_t> kept_ranks_by_class(const T* boxes, const int64_t* idxs, co
     const int64_t begin = groups.offsets[g], end = groups.offsets[g + 1];
     int64_t count = 0;
     vectorized([&]() __attribute__((always_inline)) {
-      count = suppress<T, metric>(columns.slice(begin, end), T(params.threshold), params.max_output,
-                                  kept.data() + begin);
+      count =
+          suppress<T, metric>(columns.slice(begin, end), T(params.threshold), params.max_output, kept.data() + begin);
     });
     for (int64_t i = 0; i < count; ++i) keep[groups.ranks[begin + kept[begin + i]]] = 1;
   };

@@ -12,9 +12,9 @@
 namespace fastvision::nms {
 namespace {
 
-constexpr int kWord = 64;                     // boxes a word of the bitmask, and threads a block of it
-constexpr int64_t kChunk = 4096;              // ranks a chunk: a bitmask of 2 MiB
-constexpr int kWords = int(kChunk) / kWord;   // words a row
+constexpr int kWord = 64;                    // boxes a word of the bitmask, and threads a block of it
+constexpr int64_t kChunk = 4096;             // ranks a chunk: a bitmask of 2 MiB
+constexpr int kWords = int(kChunk) / kWord;  // words a row
 constexpr int kThreads = 256;
 
 // Ascending int64 keys for descending scores
@@ -52,10 +52,11 @@ FV_DEVICE bool over(const Ranked<T>& ranked, int64_t a, const Box<T>& kept, cons
   return overlap<metric>(kept, box, box_area(kept), box_area(box)) > threshold;
 }
 
-// mask [kChunk, kWords]: bit b of word w in row i is set if rank begin + i suppresses rank begin + 64 w + b, w 64 + b > i
+// mask [kChunk, kWords]: bit b of word w in row i is set if rank begin + i suppresses rank begin + 64 w + b, w 64 + b >
+// i
 template <Metric metric, class T>
-__global__ void __launch_bounds__(kWord) overlaps(Ranked<T> ranked, int64_t begin, int64_t end, T threshold,
-                                                  uint64_t* mask) {
+__global__ void __launch_bounds__(kWord)
+    overlaps(Ranked<T> ranked, int64_t begin, int64_t end, T threshold, uint64_t* mask) {
   if (blockIdx.x < blockIdx.y) return;  // lower triangle
   FV_SHARED(Box<T>, columns, [kWord]);
   const int t = threadIdx.x;
@@ -76,9 +77,9 @@ __global__ void __launch_bounds__(kWord) overlaps(Ranked<T> ranked, int64_t begi
 
 // Appends the kept ranks of [begin, end) to `kept` and their indices to `out`; counts[0] before, counts[1] after.
 template <class T>
-__global__ void __launch_bounds__(kThreads) resolve(Ranked<T> ranked, int64_t begin, int64_t end, const uint64_t* mask,
-                                                    const int64_t* order, int64_t max_output, int64_t* counts,
-                                                    int64_t* kept, int64_t* out) {
+__global__ void __launch_bounds__(kThreads)
+    resolve(Ranked<T> ranked, int64_t begin, int64_t end, const uint64_t* mask, const int64_t* order,
+            int64_t max_output, int64_t* counts, int64_t* kept, int64_t* out) {
   FV_SHARED(unsigned long long, removed, [kWords]);
   FV_SHARED(uint64_t, diagonal, [kWord]);
   FV_SHARED(uint64_t, survivors, [kWords]);
@@ -138,8 +139,8 @@ __global__ void __launch_bounds__(kThreads) resolve(Ranked<T> ranked, int64_t be
 
 // Ranks [begin, N) against the boxes kept[counts[0] .. counts[1])
 template <Metric metric, class T>
-__global__ void __launch_bounds__(kThreads) retire(Ranked<T> ranked, int64_t begin, T threshold, const int64_t* counts,
-                                                   const int64_t* kept) {
+__global__ void __launch_bounds__(kThreads)
+    retire(Ranked<T> ranked, int64_t begin, T threshold, const int64_t* counts, const int64_t* kept) {
   FV_SHARED(Box<T>, tile, [kThreads]);
   FV_SHARED(int64_t, tile_classes, [kThreads]);
   const int t = threadIdx.x;
@@ -200,7 +201,8 @@ Tensor nms(const Tensor& boxes, const Tensor& scores, std::optional<Tensor> idxs
   const Tensor plain = contiguous_as(boxes, box_type), plain_scores = contiguous_as(scores, score_type);
   std::optional<Tensor> classes;
   if (idxs) classes = contiguous_as(*idxs, ScalarType::Long);
-  const Tensor ranked_boxes = torch::stable::new_empty(plain, {n, 4}), dead = torch::stable::new_empty(boxes, {n}, ScalarType::Byte);
+  const Tensor ranked_boxes = torch::stable::new_empty(plain, {n, 4}),
+               dead = torch::stable::new_empty(boxes, {n}, ScalarType::Byte);
   const Tensor ranked_classes = torch::stable::new_empty(boxes, {classes ? n : 0}, ScalarType::Long);
   const Tensor kept = torch::stable::new_empty(boxes, {n}, ScalarType::Long);
   Tensor counts = torch::stable::new_empty(boxes, {ceil_div(n, kChunk) + 1}, ScalarType::Long);

@@ -21,8 +21,9 @@ using roi::ChannelBlock;
 using roi::RoiTaps;
 using roi::Window;
 
-// Rois of each image: those of image n are order[offsets[n] .. offsets[n + 1]), from the top of the image to the bottom,
-// so that consecutive rois meet the same rows in cache. The order depends on the rois alone, never on the threads.
+// Rois of each image: those of image n are order[offsets[n] .. offsets[n + 1]), from the top of the image to the
+// bottom, so that consecutive rois meet the same rows in cache. The order depends on the rois alone, never on the
+// threads.
 struct ImageGroups {
   std::vector<int64_t> order, offsets;
 
@@ -168,9 +169,8 @@ void forward_channels_last(const Params& p, const Tensor& input, const T* rois, 
       scratch.reserve(taps.x.columns.size() * vectors);
       vectorized([&]() __attribute__((always_inline)) {
         pool<T>(image, step.h, step.w, taps, p, vectors, scratch.data(),
-                [&](int64_t bin, int64_t v, const Vector<T>& sum) __attribute__((always_inline)) {
-                  sum.store(pooled + bin * p.channels + v * kLanes);
-                });
+                [&](int64_t bin, int64_t v, const Vector<T>& sum)
+                    __attribute__((always_inline)) { sum.store(pooled + bin * p.channels + v * kLanes); });
       });
     }
   });
@@ -200,9 +200,9 @@ void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t
           if (taps[k].empty()) {
             std::fill_n(pooled.data(), bins, Vector<T>{});
           } else {
-            pool<T>(block.pixel(0, 0)->values(), block.row_step() * kLanes, kLanes, taps[k], p, 1,
-                    scratch.data(),
-                    [&](int64_t bin, int64_t, const Vector<T>& sum) __attribute__((always_inline)) { pooled[bin] = sum; });
+            pool<T>(block.pixel(0, 0)->values(), block.row_step() * kLanes, kLanes, taps[k], p, 1, scratch.data(),
+                    [&](int64_t bin, int64_t, const Vector<T>& sum)
+                        __attribute__((always_inline)) { pooled[bin] = sum; });
           }
           S* target = out + k * out_step.n + c0 * out_step.c;
           roi::store_lanes<T>(pooled.data(), bins, lanes, target, out_step.c, out_step.w);
@@ -215,7 +215,8 @@ void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t
 Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
                int64_t pooled_width, int64_t sampling_ratio, bool aligned) {
   constexpr const char* kOp = "roi_align";
-  const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned);
+  const Params p =
+      forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned);
   const int64_t count = rois.size(0);
   const bool channels_last = is_channels_last(input);
   Tensor output = empty_map(input, count, p.channels, pooled_height, pooled_width, channels_last);

@@ -81,7 +81,9 @@ __global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __r
       const auto add_row = [&](int64_t row, T row_weight) {
         const S* line = plane + row * args.in.h;
         T row_sum = 0;
-        const auto add = [&](int64_t column, T weight) { row_sum += weight * static_cast<T>(line[column * args.in.w]); };
+        const auto add = [&](int64_t column, T weight) {
+          row_sum += weight * static_cast<T>(line[column * args.in.w]);
+        };
         if (staged) {
           x.for_each(j, add);
         } else {
@@ -116,7 +118,9 @@ struct Mapping {
   static constexpr int kChannels = channels_last ? 32 : 8;  // a block
   static constexpr int kSums = channels_last ? kTileRows * kTileColumns * 32 / kBlock : kChannels;
 
-  FV_DEVICE static int pixel(int s) { return channels_last ? int(threadIdx.x) / 32 + s * (kBlock / 32) : int(threadIdx.x); }
+  FV_DEVICE static int pixel(int s) {
+    return channels_last ? int(threadIdx.x) / 32 + s * (kBlock / 32) : int(threadIdx.x);
+  }
   FV_DEVICE static int channel(int s) { return channels_last ? int(threadIdx.x) % 32 : s; }
 };
 
@@ -130,7 +134,8 @@ FV_DEVICE bool may_touch(const SampledAxis<T>& axis, int64_t bins, int64_t low, 
 
 // grad [K, C, P, Q], out [N, C, H, W]; grid (tiles, chunks of channels, N)
 template <class T, class S, bool channels_last>
-__global__ void __launch_bounds__(kBlock) unpool(BackwardArgs<T> args, const S* __restrict__ grad, S* __restrict__ out) {
+__global__ void __launch_bounds__(kBlock)
+    unpool(BackwardArgs<T> args, const S* __restrict__ grad, S* __restrict__ out) {
   using Map = Mapping<channels_last>;
   FV_DYNAMIC_SHARED(T, row_weights);  // [P, kTileRows] then [Q, kTileColumns]: A_y and A_x restricted to the tile
   FV_SHARED(int64_t, touching, [kBlock]);
@@ -168,7 +173,8 @@ __global__ void __launch_bounds__(kBlock) unpool(BackwardArgs<T> args, const S* 
     for (int f = 0; f < found; ++f) {
       const int64_t k = touching[f];
       const T* roi = args.rois + 5 * k;
-      for (int64_t e = t; e < p.pooled_height * kTileRows + p.pooled_width * kTileColumns; e += kBlock) row_weights[e] = 0;
+      for (int64_t e = t; e < p.pooled_height * kTileRows + p.pooled_width * kTileColumns; e += kBlock)
+        row_weights[e] = 0;
       __syncthreads();
       for (int64_t b = t; b < p.pooled_height + p.pooled_width; b += kBlock) {
         if (b < p.pooled_height) {
@@ -217,7 +223,8 @@ __global__ void __launch_bounds__(kBlock) unpool(BackwardArgs<T> args, const S* 
 Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
                int64_t pooled_width, int64_t sampling_ratio, bool aligned) {
   constexpr const char* kOp = "roi_align";
-  const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned);
+  const Params p =
+      forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned);
   const int64_t count = rois.size(0);
   const bool channels_last = is_channels_last(input);
   Tensor output = empty_map(input, count, p.channels, pooled_height, pooled_width, channels_last);
@@ -227,8 +234,10 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
     const int64_t chunk = channels_last ? 256 : 64;
-    const ForwardArgs<T> args{p, plain.const_data_ptr<T>(), strides_of(input), strides_of(output), chunk, channels_last};
-    const size_t shared = 2 * kStagedTaps * (sizeof(T) + sizeof(int32_t)) + (pooled_height + pooled_width) * sizeof(int32_t);
+    const ForwardArgs<T> args{
+        p, plain.const_data_ptr<T>(), strides_of(input), strides_of(output), chunk, channels_last};
+    const size_t shared =
+        2 * kStagedTaps * (sizeof(T) + sizeof(int32_t)) + (pooled_height + pooled_width) * sizeof(int32_t);
     launch(kOp, &pool<T, S>, {dim3(blocks_for(count, 1), blocks_for(p.channels, chunk)), kBlock, shared}, input, args,
            input.const_data_ptr<S>(), output.mutable_data_ptr<S>());
   });
@@ -246,8 +255,8 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
     const int64_t column_tiles = ceil_div(width, int64_t(kTileColumns));
-    const BackwardArgs<T> args{p, plain.const_data_ptr<T>(), rois.size(0), strides_of(grad), strides_of(output),
-                               column_tiles};
+    const BackwardArgs<T> args{
+        p, plain.const_data_ptr<T>(), rois.size(0), strides_of(grad), strides_of(output), column_tiles};
     const size_t shared = (p.pooled_height * kTileRows + p.pooled_width * kTileColumns) * sizeof(T);
     const auto run = [&](auto kernel, int channels) {
       const unsigned tiles = blocks_for(column_tiles * ceil_div(height, int64_t(kTileRows)), 1);

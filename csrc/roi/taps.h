@@ -12,7 +12,7 @@ template <class T>
 struct AxisTaps {
   std::vector<int32_t> offsets, pixels, slots;  // slots: position of the pixel in `columns`
   std::vector<T> weights;
-  std::vector<int32_t> columns;  // the distinct pixels, in order of first use
+  std::vector<int32_t> columns;        // the distinct pixels, in order of first use
   int32_t low = INT32_MAX, high = -1;  // smallest and largest pixel
 
   void build(const SampledAxis<T>& axis, int64_t bins) {

@@ -87,9 +87,7 @@ def batched_nms(
     Reference:
         Signature of ``torchvision.ops.batched_nms``.
     """
-    return torch.ops.fastvision.nms(
-        boxes, scores, _class_ids(idxs), iou_threshold, max_output, score_threshold, metric
-    )
+    return torch.ops.fastvision.nms(boxes, scores, _class_ids(idxs), iou_threshold, max_output, score_threshold, metric)
 
 
 def _class_ids(idxs: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from fastvision.reference.boxes import box_area, working_dtype
 
 def rank(scores: Tensor) -> Tensor:
     """Indices by descending score, equal scores by index, NaN last."""
-    order = torch.sort(scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), descending=True, stable=True)[1]
+    order = torch.sort(
+        scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), descending=True, stable=True
+    )[1]
     return order[torch.sort(scores[order].isnan().to(torch.uint8), stable=True)[1]]
 
 

@@ -27,9 +27,7 @@ def to_size(output_size: int | Sequence[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def sampling_matrix(
-    start: float, length: float, bins: int, sampling_ratio: int, size: int, like: Tensor
-) -> Tensor:
+def sampling_matrix(start: float, length: float, bins: int, sampling_ratio: int, size: int, like: Tensor) -> Tensor:
     """[bins, size]: row b averages the bilinear samples of bin b along one axis.
 
     A sample outside [-1, size] counts as zero; one in the outermost half pixel takes the border's value.

@@ -50,7 +50,9 @@ def _encode_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample
 
 def _encode_gradients(device: torch.device) -> Iterator[Sample]:
     boxes, anchors = data.random_boxes(6, 50.0, 40.0, 1), data.random_boxes(6, 50.0, 40.0, 2)
-    yield Sample("weighted", (boxes.to(device, torch.float64), anchors.to(device, torch.float64), (10.0, 10.0, 5.0, 5.0)))
+    yield Sample(
+        "weighted", (boxes.to(device, torch.float64), anchors.to(device, torch.float64), (10.0, 10.0, 5.0, 5.0))
+    )
 
 
 def _deltas(n: int, k: int, seed: int = 4) -> Tensor:
@@ -67,7 +69,10 @@ def _decode_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample
 
 
 def _decode_gradients(device: torch.device) -> Iterator[Sample]:
-    deltas, anchors = _deltas(6, 2).to(device, torch.float64), data.random_boxes(6, 50.0, 40.0).to(device, torch.float64)
+    deltas, anchors = (
+        _deltas(6, 2).to(device, torch.float64),
+        data.random_boxes(6, 50.0, 40.0).to(device, torch.float64),
+    )
     yield Sample("two classes", (deltas, anchors, (10.0, 10.0, 5.0, 5.0)))
     yield Sample("clipped", (deltas, anchors), {"clip_to": (43.3, 57.7)})
 
@@ -141,8 +146,13 @@ def _roi_align_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sam
         [[0, -50, -50, -40, -40], [1, 5, 5, 5, 5], [0, 20, 20, 10, 8], [1, -30, -30, 400, 400], [0, 110, 90, 130, 110]]
     )
     for aligned in (False, True):
-        yield Sample(f"outside, empty, inverted, larger, aligned {aligned}", (features, odd.float().to(device), 4, 0.25, 2, aligned))
-    bad = torch.tensor([[0, float("nan"), 1, 9, 9], [1, 1, 1, float("inf"), 9], [0, -float("inf"), 1, 9, 9], [1, 1, 1, 9, 9]])
+        yield Sample(
+            f"outside, empty, inverted, larger, aligned {aligned}",
+            (features, odd.float().to(device), 4, 0.25, 2, aligned),
+        )
+    bad = torch.tensor(
+        [[0, float("nan"), 1, 9, 9], [1, 1, 1, float("inf"), 9], [0, -float("inf"), 1, 9, 9], [1, 1, 1, 9, 9]]
+    )
     yield Sample("nan and inf rois", (features, bad.to(device), 3, 1.0, 2))
     yield Sample("nan and inf rois, adaptive", (features, bad.to(device), 3, 1.0, 0))
 

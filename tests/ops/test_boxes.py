@@ -108,7 +108,9 @@ def test_equals_torchvision(device: torch.device) -> None:
     torch.testing.assert_close(ops.box_area(a), torchvision.ops.box_area(a))
     torch.testing.assert_close(ops.encode_boxes(a, b, coder.weights), coder.encode_single(a, b))
     deltas = (torch.randn(200, 12, generator=data.generator(2)) * 2).to(device)
-    torch.testing.assert_close(ops.decode_boxes(deltas, a, coder.weights), coder.decode_single(deltas, a), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(
+        ops.decode_boxes(deltas, a, coder.weights), coder.decode_single(deltas, a), atol=1e-3, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["box_iou", "encode_boxes", "decode_boxes"])
@@ -119,7 +121,9 @@ def test_gradients_repeat_bitwise(name: str, device: torch.device) -> None:
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            out = getattr(ops, name)(*leaves) if name != "decode_boxes" else ops.decode_boxes(leaves[0] / 100, leaves[1])
+            out = (
+                getattr(ops, name)(*leaves) if name != "decode_boxes" else ops.decode_boxes(leaves[0] / 100, leaves[1])
+            )
             grads.append(torch.autograd.grad(out.sum(), leaves))
     finally:
         torch.set_num_threads(threads)

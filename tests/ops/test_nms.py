@@ -146,17 +146,16 @@ coordinate = st.integers(-8, 24).map(float) | st.floats(-8, 24, width=32) | st.s
     st.sampled_from(["iou", "diou", "ios"]),
 )
 def test_equals_the_reference_on_anything(boxes: list[Any], threshold: float, random: Any, metric: str) -> None:
-    tensor = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    scores = torch.tensor([random.choice([0.1, 0.5, NAN, INF, random.random()]) for _ in boxes])
-    # the grid serves longer lists: repeat them so that both searches run
-    for tensor, scores in ((tensor, scores), (tensor.repeat(12, 1), scores.repeat(12))):
-        ids = torch.arange(len(tensor)) % 3
+    rows = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    ranks = torch.tensor([random.choice([0.1, 0.5, NAN, INF, random.random()]) for _ in boxes])
+    for repeats in (1, 12):  # the grid serves longer lists
+        some, scores = rows.repeat(repeats, 1), ranks.repeat(repeats)
+        ids = torch.arange(len(some)) % 3
+        plain, batched = ops.nms.reference, ops.batched_nms.reference
         assert torch.equal(
-            ops.nms(tensor, scores, threshold, metric=metric), ops.nms.reference(tensor, scores, threshold, metric=metric)
+            ops.nms(some, scores, threshold, metric=metric), plain(some, scores, threshold, metric=metric)
         )
-        assert torch.equal(
-            ops.batched_nms(tensor, scores, ids, threshold), ops.batched_nms.reference(tensor, scores, ids, threshold)
-        )
+        assert torch.equal(ops.batched_nms(some, scores, ids, threshold), batched(some, scores, ids, threshold))
 
 
 @pytest.mark.parametrize("make", [data.random_boxes, data.clustered_boxes, data.rpn_boxes], ids=lambda f: f.__name__)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import fastvision
 from fastvision import ops
 from fastvision.testing import data
 
@@ -98,17 +99,13 @@ def test_image_index_out_of_range(device: torch.device) -> None:
     features = data.feature_map(2, 3, 8, 9).to(device)
     for index in (2.0, -1.0, NAN, 1e30):
         rois = torch.tensor([[index, 1, 1, 4, 4]], device=device)
-        if device.type == "cpu" and fastvision_is_native():
-            with pytest.raises(IndexError, match=r"roi_align: expected rois\[0, 0\], the image of the roi, in \[0, 2\)"):
+        if device.type == "cpu" and fastvision.BACKEND == "native":
+            with pytest.raises(
+                IndexError, match=r"roi_align: expected rois\[0, 0\], the image of the roi, in \[0, 2\)"
+            ):
                 ops.roi_align(features, rois, 2)
         else:
             assert not ops.roi_align(features, rois, 2).any()
-
-
-def fastvision_is_native() -> bool:
-    import fastvision
-
-    return fastvision.BACKEND == "native"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +138,7 @@ def test_half_is_rounded_once(dtype: torch.dtype, layout: Any, device: torch.dev
     rois = data.random_rois(20, 1, 20.0, 21.0).to(device)
     out = ops.roi_align(features, rois, 7, 1.0, 0)
     exact = ops.roi_align(features.double(), rois.double(), 7, 1.0, 0)
-    ulp = torch.finfo(dtype).eps * exact.abs().clamp(min=2 ** -6)
+    ulp = torch.finfo(dtype).eps * exact.abs().clamp(min=2**-6)
     assert ((out.double() - exact).abs() <= 2 * ulp).all()
 
 
@@ -171,7 +168,7 @@ def test_more_than_two_to_the_31_elements() -> None:
     batch = 2**23
     features = base.expand(batch, 17, 4, 5)
     assert features.numel() > 2**31
-    roi = torch.tensor([[batch - 1.0, 0.5, 0.5, 3, 3]], )
+    roi = torch.tensor([[batch - 1.0, 0.5, 0.5, 3, 3]])
     out = ops.roi_align(features, roi, 2)
     expected = ops.roi_align(base, torch.tensor([[0, 0.5, 0.5, 3, 3]]), 2)
     torch.testing.assert_close(out, expected.expand(1, 17, 2, 2))

@@ -90,9 +90,8 @@ bool right(int count) {
     expected_positive += expected[i] > 0;
   }
   const unsigned blocks = (count + kBlock - 1) / kBlock;
-  fastvision::emulation::run_grid(
-      "smooth_and_sum", blocks, kBlock, (kBlock + 2 * kRadius) * sizeof(int),
-      [&] { smooth_and_sum(values.data(), count, smooth.data(), &total, &positive); });
+  fastvision::emulation::run_grid("smooth_and_sum", blocks, kBlock, (kBlock + 2 * kRadius) * sizeof(int),
+                                  [&] { smooth_and_sum(values.data(), count, smooth.data(), &total, &positive); });
   return smooth == expected && total == expected_total && positive == expected_positive;
 }
 

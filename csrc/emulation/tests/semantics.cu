@@ -107,9 +107,7 @@ std::string error_of(F f) {
   return "";
 }
 
-bool contains(const std::string& text, const char* part) {
-  return text.find(part) != std::string::npos;
-}
+bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
 
 void check_shuffles() {
   std::vector<double> out(6 * 32);
@@ -155,9 +153,8 @@ void check_errors() {
   CHECK(contains(limits, "big: CUDA error: invalid configuration"));
   const std::string mask = error_of([] { run_grid("vote", 1, 32, 0, [] { __syncwarp(1); }); });
   CHECK(contains(mask, "not in its own mask 0x1"));
-  const std::string deadlock = error_of([] {
-    run_grid("half", 1, 32, 0, [] { threadIdx.x < 16 ? __syncwarp() : __syncthreads(); });
-  });
+  const std::string deadlock =
+      error_of([] { run_grid("half", 1, 32, 0, [] { threadIdx.x < 16 ? __syncwarp() : __syncthreads(); }); });
   CHECK(contains(deadlock, "half: deadlock") && contains(deadlock, "16 at __syncwarp of lanes"));
   const std::string inner = error_of([] {
     run_grid("throws", 4, 64, 0, [] {
@@ -167,8 +164,7 @@ void check_errors() {
     });
   });
   CHECK(inner == "from a kernel");
-  const std::string nested =
-      error_of([] { run_grid("outer", 1, 1, 0, [] { run_grid("inner", 1, 1, 0, [] {}); }); });
+  const std::string nested = error_of([] { run_grid("outer", 1, 1, 0, [] { run_grid("inner", 1, 1, 0, [] {}); }); });
   CHECK(contains(nested, "inner: launched from inside a kernel"));
   CHECK(error_of([] { run_grid("empty", 0, 32, 0, [] { throw 1; }); }).empty());
 }

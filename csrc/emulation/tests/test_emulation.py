@@ -37,9 +37,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[str]]:
 
 @pytest.fixture
 def run(objects: dict[bool, list[str]], tmp_path: Path) -> Run:
-    def compile_and_run(
-        source: str, *defines: str, sanitized: bool = False
-    ) -> subprocess.CompletedProcess[str]:
+    def compile_and_run(source: str, *defines: str, sanitized: bool = False) -> subprocess.CompletedProcess[str]:
         program = tmp_path / "program"
         flags = (SANITIZE if sanitized else []) + [f"-D{define}" for define in defines]
         libraries = objects[sanitized]
