@@ -98,11 +98,14 @@ class Grid {
   Grid(const RankedBoxes<T>& boxes, T threshold)
       : threshold_(threshold), points_(int(std::ceil(1.0 / double(threshold))) - 1), oversized_(threshold) {
     points_ = std::max(points_, 1);
+    part_ = T(1) / (points_ + 1);
     T high_x = std::numeric_limits<T>::lowest(), high_y = high_x;
     low_x_ = low_y_ = std::numeric_limits<T>::max();
     double width = 0, height = 0;
     int64_t count = 0;
-    for (int64_t i = 0; i < boxes.count; ++i) {
+    // A sample will do: positions are clamped to the grid, so its extent decides speed, never the result.
+    const int64_t stride = 1 + boxes.count / 1024;
+    for (int64_t i = 0; i < boxes.count; i += stride) {
       if (!comparable(boxes.box(i), boxes.area[i])) continue;
       low_x_ = minimum(low_x_, boxes.x1[i]), high_x = maximum(high_x, boxes.x2[i]);
       low_y_ = minimum(low_y_, boxes.y1[i]), high_y = maximum(high_y, boxes.y2[i]);
@@ -110,7 +113,7 @@ class Grid {
       ++count;
     }
     if (count == 0) low_x_ = low_y_ = high_x = high_y = 0, count = 1;
-    const int64_t limit = std::max<int64_t>(1, int64_t(2 * std::sqrt(double(count))));
+    const int64_t limit = std::max<int64_t>(1, int64_t(2 * std::sqrt(double(boxes.count))));
     columns_ = cells_along(double(high_x) - low_x_, width / count, limit);
     rows_ = cells_along(double(high_y) - low_y_, height / count, limit);
     per_x_ = high_x > low_x_ ? T(columns_ / (double(high_x) - low_x_)) : T(0);
@@ -122,7 +125,7 @@ class Grid {
   bool suppresses(const Box<T>& box, T area) const {
     if (!comparable(box, area)) return false;
     if (oversized_.suppresses(box, area)) return true;
-    const T step_x = (box.x2 - box.x1) / (points_ + 1), step_y = (box.y2 - box.y1) / (points_ + 1);
+    const T step_x = (box.x2 - box.x1) * part_, step_y = (box.y2 - box.y1) * part_;
     int64_t last_row = -1;
     for (int j = 1; j <= points_; ++j) {
       const int64_t row = row_of(box.y1 + j * step_y);
@@ -190,7 +193,7 @@ class Grid {
     arena_[first_[cell]].set(lane, box, area);
   }
 
-  T threshold_, low_x_, low_y_, per_x_, per_y_;
+  T threshold_, part_, low_x_, low_y_, per_x_, per_y_;
   int points_;
   int64_t columns_, rows_;
   std::vector<int64_t> first_;  // [rows * columns] newest chunk of a cell, or -1

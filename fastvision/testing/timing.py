@@ -28,8 +28,9 @@ _SHORTEST_MEASUREMENT_S = 200e-6
 # A GPU's queue must be long enough that launching and the final synchronisation (about 10 us) are a small part.
 _SHORTEST_CUDA_MEASUREMENT_S = 2e-3
 # Calls shorter than this get one untimed call first: whoever comes after a slow contender finds cold caches and
-# sleeping threads, which would be charged to the fast one.
-_WARM_EACH_ROUND_BELOW_S = 20e-3
+# sleeping threads, and memory that a virtual machine has handed back to its host (2 s idle and 100 MB cost 150 ms),
+# which would be charged to the fast one. What is timed is the steady state of a loop, for every contender alike.
+_WARM_EACH_ROUND_BELOW_S = 1.0
 _WARM_UP_S = 50e-3
 _MAX_ROUNDS = 200
 
