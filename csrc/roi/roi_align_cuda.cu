@@ -3,6 +3,7 @@
 // gathers their gradients and writes each pixel once: no zero fill, no atomics, the same bits in every run.
 #include "common/cuda_library.cuh"
 #include "common/dispatch.h"
+#include "roi/check_images.cuh"
 #include "roi/roi_align.h"
 
 namespace fastvision::roi_align {
@@ -233,6 +234,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
+    check_images<T>(kOp, p, plain);
     const int64_t chunk = channels_last ? 256 : 64;
     const ForwardArgs<T> args{
         p, plain.const_data_ptr<T>(), strides_of(input), strides_of(output), chunk, channels_last};
@@ -254,6 +256,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
+    check_images<T>(kOp, p, plain);
     const int64_t column_tiles = ceil_div(width, int64_t(kTileColumns));
     const BackwardArgs<T> args{
         p, plain.const_data_ptr<T>(), rois.size(0), strides_of(grad), strides_of(output), column_tiles};

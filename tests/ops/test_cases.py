@@ -114,6 +114,23 @@ def test_torch_compile(case: OpCase, device: torch.device) -> None:
 
 
 @by_name
+def test_torch_export(case: OpCase, device: torch.device) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self, rest: tuple[Any, ...], kwargs: Any) -> None:
+            super().__init__()
+            self.rest, self.kwargs = rest, dict(kwargs)
+
+        def forward(self, *tensors: Tensor) -> Tensor:
+            return call(case.op, Sample("", (*tensors, *self.rest), self.kwargs))
+
+    sample = next(s for s in case.samples(device, torch.float32) if all(len(a) for a in s.args[:2]))
+    tensors = tuple(a for a in sample.args if isinstance(a, Tensor))
+    model = Model(sample.args[len(tensors) :], sample.kwargs)
+    exported = torch.export.export(model, tensors)
+    assert_close(case, sample, exported.module()(*tensors), model(*tensors))
+
+
+@by_name
 def test_half_types_are_stored_as_half(case: OpCase, device: torch.device) -> None:
     """Within an autocast region nothing is cast to float32 behind the caller's back."""
     for sample in list(case.samples(device, torch.bfloat16))[:3]:

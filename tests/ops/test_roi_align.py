@@ -108,6 +108,16 @@ def test_image_index_out_of_range(device: torch.device) -> None:
             assert not ops.roi_align(features, rois, 2).any()
 
 
+def test_image_index_is_checked_on_request(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros are the quiet answer of a GPU; FASTVISION_CHECK=1 makes it raise there too."""
+    monkeypatch.setenv("FASTVISION_CHECK", "1")
+    features = data.feature_map(2, 3, 8, 9).to(device)
+    good = torch.tensor([[1.0, 1, 1, 4, 4]], device=device)
+    assert ops.roi_align(features, good, 2).any()
+    with pytest.raises(IndexError, match=r"expected rois\[1, 0\], the image of the roi, in \[0, 2\)"):
+        ops.roi_align(features, torch.cat([good, good + 1]), 2)
+
+
 @pytest.mark.parametrize(
     ("features", "rois", "message"),
     [

@@ -1,0 +1,35 @@
+// FASTVISION_CHECK=1: also on CUDA, a roi of an image that does not exist raises. The check waits for the device, so it
+// is for finding mistakes, not for production, where such a roi gives zeros.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+
+#include "common/launch.cuh"
+#include "roi/roi_align.h"
+
+namespace fastvision::roi_align {
+
+// rois [count, 5]; first: smallest index of a roi without an image, or count
+template <class T>
+__global__ void find_roi_without_image(Params p, const T* rois, int64_t count, unsigned long long* first) {
+  const int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (k < count && image_of(p, rois + 5 * k) < 0) atomicMin(first, static_cast<unsigned long long>(k));
+}
+
+template <class T>
+void check_images(const char* op, const Params& p, const Tensor& rois) {
+  const char* wanted = std::getenv("FASTVISION_CHECK");
+  const int64_t count = rois.size(0);
+  if (count == 0 || !wanted || std::strcmp(wanted, "1") != 0) return;
+  const Tensor first = torch::stable::full({1}, double(count), ScalarType::Long, std::nullopt, rois.device());
+  int64_t* address = first.mutable_data_ptr<int64_t>();
+  launch(op, &find_roi_without_image<T>, {blocks_for(count, 256), 256}, rois, p, rois.const_data_ptr<T>(), count,
+         reinterpret_cast<unsigned long long*>(address));
+  const int64_t found = read_back(op, rois, address);
+  if (found < count) {
+    fail<std::out_of_range>(op, "expected rois[", found, ", 0], the image of the roi, in [0, ", p.batch, ")");
+  }
+}
+
+}  // namespace fastvision::roi_align
