@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = [_run(workload, options) for workload in FAMILIES[family](options)]
         report.show(family, found, ceilings[arguments.device])
         results += found
+    if arguments.device == "cuda":
+        print("left out: OpenVINO, OpenCV, lsnms and powerboxes suppress on the CPU only")
     for line in missing():
         print(line)
     report.show_summary(results)
@@ -94,7 +96,8 @@ def _show_machine(facts: dict[str, str | int], ceilings: dict[str, Ceiling]) -> 
         print("emulated kernels are a test instrument: their times mean nothing")
     for device, limits in ceilings.items():
         print(f"{device} ceiling: copy {limits.copy_gbps:.1f} GB/s, sgemm {limits.sgemm_gflops:.0f} GFLOP/s")
-    print("ratio: a contender's time by ours, median over rounds; spread: interquartile range by median", flush=True)
+    print("ratio: a contender's time by ours, median over rounds; spread: interquartile range by median")
+    print("rate: least traffic or arithmetic by time; more than the ceiling where the data stays in cache", flush=True)
 
 
 def _title(facts: dict[str, str | int], device: str) -> str:

@@ -60,9 +60,10 @@ def _coding(options: Options) -> Iterator[Workload]:
         ("decode_boxes", ops.decode_boxes, decode, coder and coder.decode_single, deltas),
     )
     for name, op, rivals, theirs, first in pairs:
-        contenders = _bind({OURS: op, **rivals}, first, anchors, WEIGHTS)
+        contenders = _bind({OURS: op}, first, anchors, WEIGHTS)
         if theirs is not None:
-            contenders |= _bind({f"{TORCHVISION} BoxCoder": theirs}, first, anchors)
+            contenders |= _bind({TORCHVISION: theirs}, first, anchors)
+        contenders |= _bind(rivals, first, anchors, WEIGHTS)
         work = case(name).work(Sample("", (first, anchors)))
         # coordinates reach 1000, where a unit in the last place is 6e-5
         yield Workload("boxes", f"{name}, 268k anchors", contenders, close(1e-5, 5e-4), work)

@@ -189,6 +189,7 @@ def write_plot(path: str | Path, results: Sequence[Result], title: str) -> None:
     for axes, family in zip(panels, families, strict=False):
         _plot_family(axes, [result for result in shown if result.family == family], labels)
         axes.set_title(family, loc="left", fontsize=10, fontweight="bold")
+    _widen(list(panels))
     panels[-1].set_xlabel(f"time relative to {OURS}, times (logarithmic; right of 1: {OURS} is faster)", fontsize=9)
     _legend(figure, labels)
     figure.savefig(path, dpi=130)
@@ -198,18 +199,18 @@ def _plot_family(axes: Any, results: Sequence[Result], labels: Sequence[str]) ->
     position, ticks = 0.0, []
     for result in results:
         rows = [row for row in result.rows if row.label != OURS]
-        ticks.append((position + (len(rows) - 1) / 2, result.name))
+        columns = "".join(f"\n{name} {value}" for name, value in result.columns.items())
+        ticks.append((position + (len(rows) - 1) / 2, result.name.replace(", ", "\n", 1) + columns))
         for row in rows:
             axes.barh(position, row.ratio - 1, left=1, height=0.85, color=_colour(labels, row.label))
-            inside = 1.05 * max(row.ratio, 1.0)
-            axes.text(inside, position, f"{_ratio(row.ratio)}x", va="center", fontsize=7, color="#333333")
             if row.target is not None:
                 axes.plot([row.target, row.target], [position - 0.5, position + 0.5], color="black", linewidth=1.6)
+            _write_ratio(axes, position, row)
             position += 1
         position += 1
     axes.set_xscale("log")
     axes.set_ylim(position - 1, -1)
-    axes.set_yticks([at for at, _ in ticks], [name.replace(", ", "\n", 1) for _, name in ticks], fontsize=8)
+    axes.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.axvline(1, color="#333333", linewidth=1)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -217,8 +218,21 @@ def _plot_family(axes: Any, results: Sequence[Result], labels: Sequence[str]) ->
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * 1.6)
+
+
+def _write_ratio(axes: Any, position: float, row: Row) -> None:
+    """Right of the bar; inside it where the mark of the target would cross the number."""
+    text, end = f"{_ratio(row.ratio)}x", max(row.ratio, 1.0)
+    if row.target is not None and 2 < end < row.target < 1.6 * end:
+        axes.text(end / 1.05, position, text, va="center", ha="right", fontsize=7, color="white")
+    else:
+        axes.text(1.05 * end, position, text, va="center", fontsize=7, color="#333333")
+
+
+def _widen(panels: Sequence[Any]) -> None:
+    """Room for the numbers, in all panels alike."""
+    low, high = panels[0].get_xlim()
+    panels[0].set_xlim(low, high * 1.6)
 
 
 def _colour(labels: Sequence[str], label: str) -> str:

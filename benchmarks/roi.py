@@ -14,7 +14,7 @@ from fastvision import ops, reference
 from fastvision.testing import Sample, data
 
 SIZE = 7
-_SLOW_BACKWARD = "a full-size gradient map per roi, about a minute a call"
+_SLOW_BACKWARD = "a full-size gradient map per roi, tens of seconds a call"
 _SLOW_CHANNELS_LAST = "matrix products over strided channels, up to minutes a call"
 
 

@@ -71,7 +71,7 @@ class Workload:
         equal: ``(label, their output, our output) -> Verdict``.
         work: least traffic and arithmetic, for GB/s and GFLOP/s; None where they mean nothing.
         targets: label -> how many times faster than it we mean to be.
-        columns: more to print, such as the number of boxes kept.
+        columns: our output -> more to print, such as the number of boxes kept.
         skipped: label -> why it does not take part.
     """
 
@@ -81,7 +81,7 @@ class Workload:
     equal: Callable[[str, Any, Any], Verdict]
     work: Work | None = None
     targets: Mapping[str, float] = field(default_factory=dict)
-    columns: Mapping[str, int | str] = field(default_factory=dict)
+    columns: Callable[[Any], Mapping[str, int | str]] = lambda output: {}
     skipped: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -138,41 +138,46 @@ def rate_of(work: Work | None, seconds: float, limits: Ceiling) -> Rate | None:
 
 def run(workload: Workload, options: Options) -> Result:
     """Checks every contender's output against ours, then times those that can take part, in turns."""
-    skipped: dict[str, str] = dict(workload.skipped)
+    if next(iter(workload.contenders), None) != OURS:
+        raise ValueError(f"{workload.name}: expected {OURS!r} as the first contender, got {list(workload.contenders)}")
+    skipped, failed = dict(workload.skipped), dict[str, str]()
     verdicts: dict[str, Verdict] = {}
-    failed: dict[str, str] = {}
-    labels = list(workload.contenders)
-    if not labels or labels[0] != OURS:
-        raise ValueError(f"{workload.family} {workload.name}: expected {OURS!r} as the first contender, got {labels}")
-    ours = workload.contenders[OURS]()
-    for label in labels:
+    columns: Mapping[str, int | str] = {}
+    ours: Any = None
+    for label, call in workload.contenders.items():
         try:
-            output, seconds = _settled(workload.contenders[label])
-            verdict = workload.equal(label, output, ours)
-            del output
+            output, seconds = _settled(call)
+            if label == OURS:
+                ours, columns = output, workload.columns(output)
+            verdict = Verdict("-") if label == OURS else workload.equal(label, output, ours)
         except Exception as error:
             # a rival may lack a kernel, a compiler or a device; that is a line in the report, and for us a failure
             (failed if label == OURS else skipped)[label] = f"{type(error).__name__}: {_first_line(error)}"
+            if label == OURS:
+                break
             continue
-        if seconds > TOO_SLOW_S and label != OURS:
-            skipped[label] = f"{seconds:.1f} s a call; {verdict.text}"
-            if not verdict.ok:
-                failed[label] = verdict.text
-            continue
-        verdicts[label] = verdict
+        if seconds <= TOO_SLOW_S or label == OURS:
+            verdicts[label] = verdict
+        else:
+            (skipped if verdict.ok else failed)[label] = f"{seconds:.1f} s a call; {verdict.text}"
     del ours
-    timed = {label: workload.contenders[label] for label in verdicts}
+    rows = _time(workload, verdicts, options)
+    return Result(workload.family, workload.name, rows, workload.work, columns, skipped, failed)
+
+
+def _time(workload: Workload, verdicts: Mapping[str, Verdict], options: Options) -> tuple[Row, ...]:
     timings = compare(
-        timed, budget_s=options.budget_s * len(timed), min_rounds=options.min_rounds, device=options.device
+        {label: workload.contenders[label] for label in verdicts},
+        budget_s=options.budget_s * len(verdicts),
+        min_rounds=options.min_rounds,
+        device=options.device,
     )
-    rows = tuple(_row(label, timings, verdicts[label], workload.targets.get(label)) for label in timed if OURS in timed)
-    return Result(workload.family, workload.name, rows, workload.work, workload.columns, skipped, failed)
+    return tuple(_row(label, timings, verdict, workload.targets.get(label)) for label, verdict in verdicts.items())
 
 
 def _row(label: str, timings: Mapping[str, Timing], verdict: Verdict, target: float | None) -> Row:
-    if label == OURS:
-        return Row(label, Verdict("-"), timings[label], 1.0)
-    return Row(label, verdict, timings[label], timings[label].ratio_to(timings[OURS]), target)
+    ratio = 1.0 if label == OURS else timings[label].ratio_to(timings[OURS])
+    return Row(label, verdict, timings[label], ratio, target)
 
 
 def _settled(call: Callable[[], Any]) -> tuple[Any, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,22 @@ class TestCompare:
 
     def test_takes_turns_and_lets_slow_ones_go(self) -> None:
         turns: list[str] = []
-        timings = compare(
-            {"fast": lambda: turns.append("fast"), "slow": lambda: (turns.append("slow"), _sum_to(2_000_000))},
-            budget_s=0.2,
-            min_rounds=2,
-        )
-        assert timings["slow"].n >= 2
-        assert timings["slow"].n < timings["fast"].n
+
+        def slow() -> None:
+            turns.append("slow")
+            _sum_to(2_000_000)
+
+        contenders = {"fast": lambda: turns.append("fast"), "other": lambda: None, "slow": slow}
+        timings = compare(contenders, budget_s=0.1, min_rounds=2)
+        assert 2 <= timings["slow"].n < timings["fast"].n
         assert timings["slow"].calls == 1
-        # a turn of the fast one between any two of the slow one, once both are warm
-        runs = [a for a, b in zip(turns, turns[1:], strict=False) if a != b]
-        assert runs.count("slow") >= timings["slow"].n - 1
+        # between any two rounds of the slow one, once all are warm, the fast one has a turn
+        changes = [a for a, b in pairwise(turns) if a != b]
+        assert changes.count("slow") >= timings["slow"].n - 1
+
+    def test_stops_when_one_is_left(self) -> None:
+        timings = compare({"fast": lambda: None, "slow": lambda: _sum_to(2_000_000)}, budget_s=0.02, min_rounds=3)
+        assert timings["fast"].n == timings["slow"].n
 
     def test_ratio_is_the_median_over_common_rounds(self) -> None:
         ours = Timing((1.0, 1.0, 2.0, 50.0), calls=1)
@@ -108,6 +114,14 @@ class TestRun:
         assert not result.ok
         assert rows["right"].met is None
 
+    def test_a_failure_of_ours_is_a_result(self) -> None:
+        def fails() -> Any:
+            raise RuntimeError("not today")
+
+        result = run(_tiny({OURS: fails, "other": lambda: torch.ones(1)}), Options(quick=True))
+        assert result.failed == {OURS: "RuntimeError: not today"}
+        assert not result.rows and not result.ok
+
     def test_ours_must_come_first(self) -> None:
         with pytest.raises(ValueError, match="first contender"):
             run(_tiny({"other": lambda: torch.ones(1)}), Options(quick=True))
@@ -132,7 +146,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     def workloads(options: Options) -> Iterator[Workload]:
         contenders = {OURS: lambda: torch.ones(3), "other": lambda: torch.ones(300).narrow(0, 0, 3)}
         yield _tiny(
-            contenders, work=Work(12, 0), targets={"other": 1e9}, columns={"K": 3}, skipped={"third": "too slow"}
+            contenders,
+            work=Work(12, 0),
+            targets={"other": 1e9},
+            columns=lambda output: {"K": len(output)},
+            skipped={"third": "too slow"},
         )
 
     monkeypatch.setattr(command, "FAMILIES", {"tiny": workloads})

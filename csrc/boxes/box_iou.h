@@ -28,11 +28,6 @@ FV_HOST_DEVICE void add_gradient(const Box<T>& a, const Box<T>& b, T area_a, T a
   sum.y2 += to_height * share<T>(a.y2 < b.y2, a.y2 == b.y2) + to_area * (a.x2 - a.x1);
 }
 
-template <class T>
-const Box<T>* boxes_of(const Tensor& plain) {
-  return reinterpret_cast<const Box<T>*>(plain.const_data_ptr<T>());
-}
-
 inline void validate(const char* op, const Tensor& boxes1, const Tensor& boxes2) {
   check_matrix(op, "boxes1", boxes1, 4);
   check_matrix(op, "boxes2", boxes2, 4);

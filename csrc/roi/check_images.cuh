@@ -14,7 +14,7 @@ namespace fastvision::roi_align {
 template <class T>
 __global__ void find_roi_without_image(Params p, const T* rois, int64_t count, unsigned long long* first) {
   const int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (k < count && image_of(p, rois + 5 * k) < 0) atomicMin(first, static_cast<unsigned long long>(k));
+  if (k < count && roi::image_of(p.batch, rois + 5 * k) < 0) atomicMin(first, static_cast<unsigned long long>(k));
 }
 
 template <class T>

@@ -4,6 +4,7 @@
 #include "common/bilinear.h"
 #include "common/checks.h"
 #include "common/layout.h"
+#include "roi/rois.h"
 
 namespace fastvision::roi_align {
 
@@ -23,12 +24,6 @@ FV_HOST_DEVICE SampledAxis<T> rows_of(const Params& p, const T* roi) {
 template <class T>
 FV_HOST_DEVICE SampledAxis<T> columns_of(const Params& p, const T* roi) {
   return sampled_axis<T>(roi[1], roi[3], T(p.spatial_scale), p.pooled_width, p.sampling_ratio, p.aligned, p.width);
-}
-
-// Image of a roi, or -1 where there is none (NaN included, before any cast).
-template <class T>
-FV_HOST_DEVICE int64_t image_of(const Params& p, const T* roi) {
-  return roi[0] >= T(0) && roi[0] < T(p.batch) ? int64_t(roi[0]) : -1;
 }
 
 inline void validate(const char* op, const Params& p, const Tensor& values, const Tensor& rois) {

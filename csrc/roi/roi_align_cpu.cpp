@@ -11,6 +11,7 @@
 #include "common/dispatch.h"
 #include "common/parallel.h"
 #include "roi/channel_block.h"
+#include "roi/image_groups.h"
 #include "roi/roi_align.h"
 #include "roi/taps.h"
 
@@ -18,41 +19,9 @@ namespace fastvision::roi_align {
 namespace {
 
 using roi::ChannelBlock;
+using roi::ImageGroups;
 using roi::RoiTaps;
 using roi::Window;
-
-// Rois of each image: those of image n are order[offsets[n] .. offsets[n + 1]), from the top of the image to the
-// bottom, so that consecutive rois meet the same rows in cache. The order depends on the rois alone, never on the
-// threads.
-struct ImageGroups {
-  std::vector<int64_t> order, offsets;
-
-  template <class T>
-  ImageGroups(const char* op, const Params& p, const T* rois, int64_t count) : offsets(p.batch + 1, 0) {
-    std::vector<int64_t> image(count);
-    for (int64_t k = 0; k < count; ++k) {
-      image[k] = image_of(p, rois + 5 * k);
-      if (image[k] < 0) {
-        fail<std::out_of_range>(op, "expected rois[", k, ", 0], the image of the roi, in [0, ", p.batch, "), got ",
-                                rois[5 * k]);
-      }
-      ++offsets[image[k] + 1];
-    }
-    for (int64_t n = 0; n < p.batch; ++n) offsets[n + 1] += offsets[n];
-    order.resize(count);
-    std::vector<int64_t> next(offsets.begin(), offsets.end() - 1);
-    for (int64_t k = 0; k < count; ++k) order[next[image[k]]++] = k;
-    std::vector<T> middle(count);
-    for (int64_t k = 0; k < count; ++k) {
-      const T sum = rois[5 * k + 2] + rois[5 * k + 4];
-      middle[k] = sum == sum ? sum : T(0);
-    }
-    for (int64_t n = 0; n < p.batch; ++n) {
-      std::stable_sort(order.begin() + offsets[n], order.begin() + offsets[n + 1],
-                       [&](int64_t a, int64_t b) { return middle[a] < middle[b]; });
-    }
-  }
-};
 
 template <class T>
 void build_taps(const Params& p, const T* roi, RoiTaps<T>& taps) {
@@ -160,7 +129,7 @@ void forward_channels_last(const Params& p, const Tensor& input, const T* rois, 
     for (int64_t r = begin; r < end; ++r) {
       const int64_t k = groups.order[r];
       build_taps(p, rois + 5 * k, taps);
-      const S* image = map + image_of(p, rois + 5 * k) * step.n;
+      const S* image = map + roi::image_of(p.batch, rois + 5 * k) * step.n;
       S* pooled = out + k * bins * p.channels;
       if (taps.empty()) {
         std::fill_n(pooled, bins * p.channels, S(0));
@@ -176,6 +145,32 @@ void forward_channels_last(const Params& p, const Tensor& input, const T* rois, 
   });
 }
 
+template <class T>
+struct BlockScratch {
+  ChannelBlock<T> map;        // the pixels that the rois of an image read
+  Buffer<Vector<T>> columns;  // sums of rows, one for each distinct column of a roi
+  Buffer<Vector<T>> pooled;   // [P * Q]
+};
+
+// body(image, first channel, channels, scratch) for every image and every vector of its channels.
+template <class T, class Body>
+void for_each_block(const Params& p, const ImageGroups& groups, const std::vector<RoiTaps<T>>& taps, const Body& body) {
+  constexpr int64_t kLanes = kVectorLanes<T>;
+  const int64_t blocks = (p.channels + kLanes - 1) / kLanes;
+  std::vector<Window> windows(p.batch);
+  for (int64_t n = 0; n < p.batch; ++n) windows[n] = window_of(taps, groups, n);
+  parallel_for(p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
+    BlockScratch<T> scratch;
+    scratch.columns.reserve(widest(taps));
+    scratch.pooled.reserve(p.pooled_height * p.pooled_width);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t n = task / blocks, c0 = task % blocks * kLanes;
+      scratch.map.reset(windows[n]);
+      vectorized([&]() __attribute__((always_inline)) { body(n, c0, std::min(kLanes, p.channels - c0), scratch); });
+    }
+  });
+}
+
 template <class T, class S>
 void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t count, const ImageGroups& groups,
                     Tensor& output) {
@@ -183,33 +178,26 @@ void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t
   const S* map = input.const_data_ptr<S>();
   S* out = output.mutable_data_ptr<S>();
   const auto taps = all_taps(p, rois, count);
-  constexpr int64_t kLanes = kVectorLanes<T>;
-  const int64_t blocks = (p.channels + kLanes - 1) / kLanes, bins = p.pooled_height * p.pooled_width;
-  parallel_for(p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
-    ChannelBlock<T> block;
-    Buffer<Vector<T>> scratch(widest(taps)), pooled(bins);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t n = task / blocks, c0 = task % blocks * kLanes;
-      const int64_t lanes = std::min(kLanes, p.channels - c0);
-      const Window window = window_of(taps, groups, n);
-      block.reset(window);
-      vectorized([&]() __attribute__((always_inline)) {
-        block.load(map + n * step.n + c0 * step.c, step, lanes);
-        for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
-          const int64_t k = groups.order[r];
-          if (taps[k].empty()) {
-            std::fill_n(pooled.data(), bins, Vector<T>{});
-          } else {
-            pool<T>(block.pixel(0, 0)->values(), block.row_step() * kLanes, kLanes, taps[k], p, 1, scratch.data(),
-                    [&](int64_t bin, int64_t, const Vector<T>& sum)
-                        __attribute__((always_inline)) { pooled[bin] = sum; });
-          }
-          S* target = out + k * out_step.n + c0 * out_step.c;
-          roi::store_lanes<T>(pooled.data(), bins, lanes, target, out_step.c, out_step.w);
-        }
-      });
-    }
-  });
+  const int64_t bins = p.pooled_height * p.pooled_width;
+  for_each_block(p, groups, taps,
+                 [&](int64_t n, int64_t c0, int64_t lanes, BlockScratch<T>& scratch) __attribute__((always_inline)) {
+                   const ChannelBlock<T>& block = scratch.map;
+                   Vector<T>* pooled = scratch.pooled.data();
+                   scratch.map.load(map + n * step.n + c0 * step.c, step, lanes);
+                   for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
+                     const int64_t k = groups.order[r];
+                     if (taps[k].empty()) {
+                       std::fill_n(pooled, bins, Vector<T>{});
+                     } else {
+                       pool<T>(block.pixel(0, 0)->values(), block.row_step() * kVectorLanes<T>, kVectorLanes<T>,
+                               taps[k], p, 1, scratch.columns.data(),
+                               [&](int64_t bin, int64_t, const Vector<T>& sum)
+                                   __attribute__((always_inline)) { pooled[bin] = sum; });
+                     }
+                     roi::store_lanes<T>(pooled, bins, lanes, out + k * out_step.n + c0 * out_step.c, out_step.c,
+                                         out_step.w);
+                   }
+                 });
 }
 
 Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
@@ -226,7 +214,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
     const T* data = plain.const_data_ptr<T>();
-    const ImageGroups groups(kOp, p, data, count);
+    const ImageGroups groups(kOp, p.batch, data, count);
     if (output.numel() == 0) return;
     if (input.numel() == 0) {
       torch::stable::zero_(output);
@@ -246,31 +234,22 @@ void backward_blocks(const Params& p, const Tensor& grad, const T* rois, int64_t
   const S* grads = grad.const_data_ptr<S>();
   S* out = output.mutable_data_ptr<S>();
   const auto taps = all_taps(p, rois, count);
-  constexpr int64_t kLanes = kVectorLanes<T>;
-  const int64_t blocks = (p.channels + kLanes - 1) / kLanes, bins = p.pooled_height * p.pooled_width;
-  parallel_for(p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
-    ChannelBlock<T> block;
-    Buffer<Vector<T>> scratch(widest(taps)), pooled(bins);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t n = task / blocks, c0 = task % blocks * kLanes;
-      const int64_t lanes = std::min(kLanes, p.channels - c0);
-      block.reset(window_of(taps, groups, n));
-      vectorized([&]() __attribute__((always_inline)) {
-        block.clear();
-        for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
-          const int64_t k = groups.order[r];
-          if (taps[k].empty()) continue;
-          const S* source = grads + k * step.n + c0 * step.c;
-          for (int64_t i = 0; i < p.pooled_height; ++i) {
-            roi::load_lanes<T>(source + i * step.h, step.c, step.w, p.pooled_width, lanes,
-                               pooled.data() + i * p.pooled_width);
-          }
-          unpool<T>(block, taps[k], p.pooled_height, p.pooled_width, pooled.data(), scratch.data());
-        }
-        block.store(out + n * out_step.n + c0 * out_step.c, out_step, p.height, p.width, lanes);
-      });
-    }
-  });
+  for_each_block(p, groups, taps,
+                 [&](int64_t n, int64_t c0, int64_t lanes, BlockScratch<T>& scratch) __attribute__((always_inline)) {
+                   Vector<T>* pooled = scratch.pooled.data();
+                   scratch.map.clear();
+                   for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
+                     const int64_t k = groups.order[r];
+                     if (taps[k].empty()) continue;
+                     const S* source = grads + k * step.n + c0 * step.c;
+                     for (int64_t i = 0; i < p.pooled_height; ++i) {
+                       roi::load_lanes<T>(source + i * step.h, step.c, step.w, p.pooled_width, lanes,
+                                          pooled + i * p.pooled_width);
+                     }
+                     unpool<T>(scratch.map, taps[k], p.pooled_height, p.pooled_width, pooled, scratch.columns.data());
+                   }
+                   scratch.map.store(out + n * out_step.n + c0 * out_step.c, out_step, p.height, p.width, lanes);
+                 });
 }
 
 Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, int64_t batch, int64_t height,
@@ -284,7 +263,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
     const T* data = plain.const_data_ptr<T>();
-    const ImageGroups groups(kOp, p, data, rois.size(0));
+    const ImageGroups groups(kOp, p.batch, data, rois.size(0));
     if (output.numel() > 0) backward_blocks<T, S>(p, grad, data, rois.size(0), groups, output);
   });
   return output;

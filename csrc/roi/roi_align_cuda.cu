@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __r
   const int64_t k = blockIdx.x;
   const T* roi = args.rois + 5 * k;
   const SampledAxis<T> rows = rows_of(p, roi), columns = columns_of(p, roi);
-  const int64_t image = image_of(p, roi);
+  const int64_t image = roi::image_of(p.batch, roi);
 
   StagedAxis<T> y{pixels, weights, counts, most_taps(rows)};
   StagedAxis<T> x{pixels + kStagedTaps, weights + kStagedTaps, counts + p.pooled_height, most_taps(columns)};
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kBlock)
     bool touches = false;
     if (base + t < args.count) {
       const T* roi = args.rois + 5 * (base + t);
-      touches = image_of(p, roi) == n && may_touch(rows_of(p, roi), p.pooled_height, y0, kTileRows) &&
+      touches = roi::image_of(p.batch, roi) == n && may_touch(rows_of(p, roi), p.pooled_height, y0, kTileRows) &&
                 may_touch(columns_of(p, roi), p.pooled_width, x0, kTileColumns);
     }
     const unsigned votes = __ballot_sync(0xffffffffu, touches);

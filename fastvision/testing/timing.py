@@ -89,7 +89,8 @@ def compare(
     """Times contenders in turns, A B C A B C ..., after a warm-up.
 
     Each contender may use its share of ``budget_s``; a slow one leaves the rotation when it has, though not before
-    ``min_rounds``, so every ratio has at least that many rounds. Calls shorter than 200 us (2 ms in all on a GPU) are
+    ``min_rounds``, so every ratio has at least that many rounds. The last one left has no one to compare with and
+    stops too. Calls shorter than 200 us (2 ms in all on a GPU) are
     repeated inside one measurement. On CUDA a measurement lasts from an idle device to an idle device: launching and
     the final synchronisation count. Caches are warm and nothing is flushed; garbage collection is off.
     """
@@ -110,6 +111,8 @@ def compare(
                 for label in active
                 if len(seconds[label]) < min_rounds or (spent[label] < share and len(seconds[label]) < _MAX_ROUNDS)
             ]
+            if len(active) == 1 < len(contenders) and len(seconds[active[0]]) >= min_rounds:
+                break
     return {label: Timing(tuple(seconds[label]), repeats[label]) for label in contenders}
 
 
