@@ -60,7 +60,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Times every op against its rivals.")
     parser.add_argument("families", nargs="*", metavar="family", help=f"any of {', '.join(FAMILIES)}; default all")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and rivals; the workloads stay as they are")
-    parser.add_argument("--json", "--output", metavar="FILE", help="write everything measured")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--plot", metavar="FILE", help="write a PNG of the ratios (needs matplotlib)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads for every contender that lets one choose")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -62,5 +62,5 @@ if ! compgen -G "fastvision/_C.*.so" >/dev/null; then build; fi
 [[ $phase != sanitize && $phase != all ]] || sanitize
 if [[ $phase == bench || $phase == all ]]; then
   mkdir -p benchmarks/results
-  "$python" -m benchmarks --device cuda --output "benchmarks/results/$gpu.json"
+  "$python" -m benchmarks --device cuda --json "benchmarks/results/$gpu.json"
 fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fastvision import _library, ops
 from fastvision.testing.case import OpCase
 from fastvision.testing.cases import CASES
 
+CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing is registered")
 
 
@@ -44,6 +46,25 @@ def test_public_op_and_reference_agree_on_the_signature(case: OpCase) -> None:
     assert [(p.name, p.kind, p.default) for p in public.parameters.values()] == [
         (p.name, p.kind, p.default) for p in plain.parameters.values()
     ]
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_signature_begins_with_torchvisions(name: str) -> None:
+    """So that changing an import is all it takes."""
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is the oracle here, not a requirement")
+    theirs = getattr(torchvision.ops, name, None)
+    if theirs is None:
+        return  # fastvision's own
+    expected = [(p.name, p.default) for p in inspect.signature(theirs).parameters.values()]
+    actual = list(inspect.signature(getattr(ops, name)).parameters.values())
+    assert [(p.name, p.default) for p in actual[: len(expected)]] == expected
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in actual[len(expected) :])
+
+
+@pytest.mark.skipif(not CHANGELOG.exists(), reason="an installed package has no changelog")
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_changelog_names_the_op(case: OpCase) -> None:
+    assert f"`{case.name}`" in CHANGELOG.read_text()
 
 
 class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):

@@ -149,6 +149,8 @@ inline void validate_encode(const char* op, const Tensor& boxes, const Tensor& a
   check_matrix(op, "anchors", anchors, 4);
   FV_CHECK(boxes.size(0) == anchors.size(0), op, "expected as many boxes as anchors, got ", shape_of(boxes), " and ",
            shape_of(anchors));
+  check_real(op, "boxes", boxes);
+  check_real(op, "anchors", anchors);
   check_same_device(op, "anchors", anchors, "boxes", boxes);
   validate_weights(op, weights);
 }
@@ -160,6 +162,7 @@ inline void validate_decode(const char* op, const Tensor& deltas, const Tensor& 
            "expected deltas of shape [", anchors.size(0), ", 4 k] to match anchors ", shape_of(anchors), ", got ",
            shape_of(deltas));
   check_floating(op, "deltas", deltas);
+  check_real(op, "anchors", anchors);
   check_same_device(op, "anchors", anchors, "deltas", deltas);
   validate_weights(op, weights);
   FV_CHECK(clip_to.empty() || (clip_to.size() == 2 && clip_to[0] >= 0 && clip_to[1] >= 0), op,

@@ -31,6 +31,8 @@ FV_HOST_DEVICE void add_gradient(const Box<T>& a, const Box<T>& b, T area_a, T a
 inline void validate(const char* op, const Tensor& boxes1, const Tensor& boxes2) {
   check_matrix(op, "boxes1", boxes1, 4);
   check_matrix(op, "boxes2", boxes2, 4);
+  check_real(op, "boxes1", boxes1);
+  check_real(op, "boxes2", boxes2);
   check_same_device(op, "boxes2", boxes2, "boxes1", boxes1);
 }
 

@@ -61,6 +61,12 @@ inline bool is_integer(ScalarType type) {
          type == ScalarType::Byte;
 }
 
+// Floating or integer: what boxes may be stored as.
+inline void check_real(const char* op, const char* name, const Tensor& tensor) {
+  FV_CHECK(is_floating(tensor.scalar_type()) || is_integer(tensor.scalar_type()), op, "expected ", name,
+           " of a real dtype");
+}
+
 inline void check_floating(const char* op, const char* name, const Tensor& tensor) {
   FV_CHECK(is_floating(tensor.scalar_type()), op, "expected ", name, " of dtype float32, float64, float16 or bfloat16");
 }

@@ -75,7 +75,7 @@ void launch(const char* op, void (*kernel)(P...), LaunchShape shape, [[maybe_unu
 #else
   const auto function = reinterpret_cast<const void*>(kernel);
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-  constexpr size_t kWithoutAsking = 48 * 1024;  // what every block may have; more is opt-in
+  constexpr size_t kWithoutAsking = 32 * 1024;  // 48 KiB, less room for static arrays, need no opt-in
   if (shape.shared_bytes > kWithoutAsking) {
     check_cuda(op, cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(shape.shared_bytes)));

@@ -12,6 +12,7 @@ template <class S, class T>
 [[gnu::always_inline]] inline void transpose(const S* from, int64_t from_step, int64_t rows, int64_t columns, T* to,
                                              int64_t to_step) {
   int64_t r = 0;
+#if defined(__GNUC__) && !defined(__clang__)  // clang has no __builtin_shuffle, and vectorises the plain loop
   if constexpr (std::is_same_v<S, float> && std::is_same_v<T, float>) {
     typedef float Four __attribute__((vector_size(16)));
     typedef int Pick __attribute__((vector_size(16)));
@@ -38,6 +39,7 @@ template <class S, class T>
       }
     }
   }
+#endif
   for (; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) to[c * to_step + r] = static_cast<T>(from[r * from_step + c]);
   }

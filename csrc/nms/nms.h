@@ -62,7 +62,7 @@ inline Params validate(const Tensor& boxes, const Tensor& scores, const std::opt
   check_matrix(kOp, "boxes", boxes, 4);
   FV_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), kOp, "expected scores of shape [", boxes.size(0),
            "] to match boxes ", shape_of(boxes), ", got ", shape_of(scores));
-  FV_CHECK(is_floating(boxes.scalar_type()) || is_integer(boxes.scalar_type()), kOp, "expected boxes of a real dtype");
+  check_real(kOp, "boxes", boxes);
   check_floating(kOp, "scores", scores);
   check_same_device(kOp, "scores", scores, "boxes", boxes);
   if (idxs) {

@@ -26,11 +26,17 @@ struct RankedBoxes {
   Box<T> box(int64_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
 };
 
+// Areas below this have lost digits to underflow, and with them the relations that the shortcuts rest on.
+template <class T>
+constexpr T smallest_exact() {
+  return std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
+}
+
 // `kLanes` kept boxes side by side; an unused lane has area NaN, whose overlap is NaN, which suppresses nothing.
 template <class T>
 struct Lanes {
   static constexpr int kLanes = 64 / sizeof(T);
-  T x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes], area[kLanes];
+  T x1[kLanes]{}, y1[kLanes]{}, x2[kLanes]{}, y2[kLanes]{}, area[kLanes];
 
   Lanes() { std::fill_n(area, kLanes, std::numeric_limits<T>::quiet_NaN()); }
 
@@ -41,7 +47,7 @@ struct Lanes {
   template <Metric metric>
   bool any_over(const Box<T>& candidate, T candidate_area, T threshold) const {
     // Most lanes are far from the threshold: a product with a slightly smaller one settles them without a division.
-    if (metric == Metric::kIou && threshold >= 0) {
+    if (metric == Metric::kIou && threshold * candidate_area > smallest_exact<T>()) {
       const T slightly_less = threshold * (1 - 8 * std::numeric_limits<T>::epsilon());
       if (!any_lane([&](const Box<T>& kept, T kept_area) {
             const T inter = intersection(kept, candidate);
@@ -219,7 +225,11 @@ template <class T, Metric metric>
 int64_t suppress(const RankedBoxes<T>& boxes, T threshold, int64_t max_output, int64_t* kept) {
   constexpr int64_t kGridFrom = 300;  // boxes; below it the linear list is as fast
   // "intersection over the smaller box" says nothing about the candidate's own side, so the grid cannot serve it
-  if (metric != Metric::kIos && boxes.count >= kGridFrom && threshold >= T(Grid<T, metric>::kLowestThreshold)) {
+  const auto underflows = [&](int64_t i) { return boxes.area[i] > 0 && boxes.area[i] < smallest_exact<T>(); };
+  int tiny = 0;
+  for (int64_t i = 0; i < boxes.count; ++i) tiny |= underflows(i);
+  if (metric != Metric::kIos && boxes.count >= kGridFrom && threshold >= T(Grid<T, metric>::kLowestThreshold) &&
+      !tiny) {
     return suppress<T>(boxes, Grid<T, metric>(boxes, threshold), max_output, kept);
   }
   return suppress<T>(boxes, Linear<T, metric>(threshold), max_output, kept);

@@ -8,6 +8,8 @@
 
 namespace fastvision::roi_align {
 
+constexpr int64_t kMostSamples = int64_t(1) << 20;  // a bin and axis, where the caller chooses
+
 // One call: a feature map [batch, channels, height, width] and rois [K, 5] = (image, x1, y1, x2, y2).
 struct Params {
   double spatial_scale;
@@ -30,6 +32,9 @@ inline void validate(const char* op, const Params& p, const Tensor& values, cons
   FV_CHECK(values.dim() == 4, op, "expected a feature map of shape [N, C, H, W], got ", shape_of(values));
   check_floating(op, "the feature map", values);
   check_matrix(op, "rois", rois, 5);
+  check_real(op, "rois", rois);
+  FV_CHECK(p.sampling_ratio <= kMostSamples, op, "expected sampling_ratio <= ", kMostSamples, ", got ",
+           p.sampling_ratio);
   check_same_device(op, "rois", rois, "the feature map", values);
   FV_CHECK(p.pooled_height > 0 && p.pooled_width > 0, op, "expected a positive output size, got [", p.pooled_height,
            ", ", p.pooled_width, "]");

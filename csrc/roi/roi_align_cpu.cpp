@@ -264,6 +264,10 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
     const T* data = plain.const_data_ptr<T>();
     const ImageGroups groups(kOp, p.batch, data, rois.size(0));
+    if (rois.size(0) == 0) {
+      torch::stable::zero_(output);
+      return;
+    }
     if (output.numel() > 0) backward_blocks<T, S>(p, grad, data, rois.size(0), groups, output);
   });
   return output;

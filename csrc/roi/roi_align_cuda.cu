@@ -47,7 +47,8 @@ struct ForwardArgs {
 // map [N, C, H, W], out [K, C, P, Q], both of any strides; grid (K, chunks of channels)
 template <class T, class S>
 __global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __restrict__ map, S* __restrict__ out) {
-  FV_DYNAMIC_SHARED(T, weights);  // [2, kStagedTaps] weights, [2, kStagedTaps] pixels, [P + Q] counts
+  // [2, kStagedTaps] weights, [2, kStagedTaps] pixels, [P] and [Q] counts, at most kStagedTaps of each
+  FV_DYNAMIC_SHARED(T, weights);
   const Params& p = args.p;
   int32_t* pixels = reinterpret_cast<int32_t*>(weights + 2 * kStagedTaps);
   int32_t* counts = pixels + 2 * kStagedTaps;
@@ -58,7 +59,8 @@ __global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __r
 
   StagedAxis<T> y{pixels, weights, counts, most_taps(rows)};
   StagedAxis<T> x{pixels + kStagedTaps, weights + kStagedTaps, counts + p.pooled_height, most_taps(columns)};
-  const bool staged = y.capacity * p.pooled_height <= kStagedTaps && x.capacity * p.pooled_width <= kStagedTaps;
+  const bool staged = maximum(y.capacity, int64_t(1)) * p.pooled_height <= kStagedTaps &&
+                      maximum(x.capacity, int64_t(1)) * p.pooled_width <= kStagedTaps;
   if (staged) {
     for (int64_t b = threadIdx.x; b < p.pooled_height + p.pooled_width; b += kBlock) {
       if (b < p.pooled_height) {
@@ -103,6 +105,7 @@ __global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __r
 }
 
 constexpr int kTileRows = 8, kTileColumns = 32;  // kTileRows * kTileColumns == kBlock
+constexpr int kSlab = 32;                        // bins along an axis whose weights are in shared memory at a time
 
 template <class T>
 struct BackwardArgs {
@@ -110,7 +113,7 @@ struct BackwardArgs {
   const T* rois;  // [K, 5]
   int64_t count;  // K
   Strides grad, out;
-  int64_t column_tiles;
+  int64_t column_tiles, tiles;  // of an image
 };
 
 // Which pixels and channels a thread sums. channels_first: its own pixel, `kSums` channels; neighbours are columns.
@@ -133,19 +136,30 @@ FV_DEVICE bool may_touch(const SampledAxis<T>& axis, int64_t bins, int64_t low, 
   return last >= T(low) && first <= T(low + length);
 }
 
-// grad [K, C, P, Q], out [N, C, H, W]; grid (tiles, chunks of channels, N)
+// weights [bins, length]: bins [first, first + bins) of an axis at pixels [low, low + length). One thread a bin.
+template <class T>
+FV_DEVICE void restrict_taps(const SampledAxis<T>& axis, int64_t first, int bins, int64_t low, int length, T* weights) {
+  for (int b = threadIdx.x; b < bins; b += kBlock) {
+    for (int e = 0; e < length; ++e) weights[b * length + e] = 0;
+    for_each_tap(axis, first + b, [&](int64_t pixel, T weight) {
+      if (pixel >= low && pixel < low + length) weights[b * length + pixel - low] += weight;
+    });
+  }
+}
+
+// grad [K, C, P, Q], out [N, C, H, W]; grid (N * tiles, chunks of channels)
 template <class T, class S, bool channels_last>
 __global__ void __launch_bounds__(kBlock)
     unpool(BackwardArgs<T> args, const S* __restrict__ grad, S* __restrict__ out) {
   using Map = Mapping<channels_last>;
-  FV_DYNAMIC_SHARED(T, row_weights);  // [P, kTileRows] then [Q, kTileColumns]: A_y and A_x restricted to the tile
+  FV_SHARED(T, row_weights, [kSlab * kTileRows]);        // A_y restricted to a slab of bins and the rows of the tile
+  FV_SHARED(T, column_weights, [kSlab * kTileColumns]);  // A_x likewise
   FV_SHARED(int64_t, touching, [kBlock]);
   FV_SHARED(int, warp_counts, [kBlock / 32]);
   const Params& p = args.p;
-  T* column_weights = row_weights + p.pooled_height * kTileRows;
-  const int64_t y0 = int64_t(blockIdx.x) / args.column_tiles * kTileRows;
-  const int64_t x0 = int64_t(blockIdx.x) % args.column_tiles * kTileColumns;
-  const int64_t c0 = int64_t(blockIdx.y) * Map::kChannels, n = blockIdx.z;
+  const int64_t n = blockIdx.x / args.tiles, tile = blockIdx.x % args.tiles;
+  const int64_t y0 = tile / args.column_tiles * kTileRows, x0 = tile % args.column_tiles * kTileColumns;
+  const int64_t c0 = int64_t(blockIdx.y) * Map::kChannels;
   const int t = threadIdx.x, warp = t / 32;
 
   T sums[Map::kSums];
@@ -173,41 +187,34 @@ __global__ void __launch_bounds__(kBlock)
 
     for (int f = 0; f < found; ++f) {
       const int64_t k = touching[f];
-      const T* roi = args.rois + 5 * k;
-      for (int64_t e = t; e < p.pooled_height * kTileRows + p.pooled_width * kTileColumns; e += kBlock)
-        row_weights[e] = 0;
-      __syncthreads();
-      for (int64_t b = t; b < p.pooled_height + p.pooled_width; b += kBlock) {
-        if (b < p.pooled_height) {
-          for_each_tap(rows_of(p, roi), b, [&](int64_t pixel, T weight) {
-            if (pixel >= y0 && pixel < y0 + kTileRows) row_weights[b * kTileRows + pixel - y0] += weight;
-          });
-        } else {
-          const int64_t j = b - p.pooled_height;
-          for_each_tap(columns_of(p, roi), j, [&](int64_t pixel, T weight) {
-            if (pixel >= x0 && pixel < x0 + kTileColumns) column_weights[j * kTileColumns + pixel - x0] += weight;
-          });
-        }
-      }
-      __syncthreads();
+      const SampledAxis<T> rows = rows_of(p, args.rois + 5 * k), columns = columns_of(p, args.rois + 5 * k);
+      for (int64_t i0 = 0; i0 < p.pooled_height; i0 += kSlab) {
+        for (int64_t j0 = 0; j0 < p.pooled_width; j0 += kSlab) {
+          const int bins_y = int(minimum(p.pooled_height - i0, int64_t(kSlab)));
+          const int bins_x = int(minimum(p.pooled_width - j0, int64_t(kSlab)));
+          restrict_taps(rows, i0, bins_y, y0, kTileRows, row_weights);
+          restrict_taps(columns, j0, bins_x, x0, kTileColumns, column_weights);
+          __syncthreads();
 #pragma unroll
-      for (int s = 0; s < Map::kSums; ++s) {
-        const int64_t c = c0 + Map::channel(s);
-        const int row = Map::pixel(s) / kTileColumns, column = Map::pixel(s) % kTileColumns;
-        if (c >= p.channels) continue;
-        const S* bins = grad + k * args.grad.n + c * args.grad.c;
-        T sum = 0;
-        for (int64_t i = 0; i < p.pooled_height; ++i) {
-          const T row_weight = row_weights[i * kTileRows + row];
-          if (row_weight == 0) continue;
-          for (int64_t j = 0; j < p.pooled_width; ++j) {
-            const T weight = row_weight * column_weights[j * kTileColumns + column];
-            if (weight != 0) sum += weight * static_cast<T>(bins[i * args.grad.h + j * args.grad.w]);
+          for (int s = 0; s < Map::kSums; ++s) {
+            const int64_t c = c0 + Map::channel(s);
+            const int row = Map::pixel(s) / kTileColumns, column = Map::pixel(s) % kTileColumns;
+            if (c >= p.channels) continue;
+            const S* bins = grad + k * args.grad.n + c * args.grad.c + i0 * args.grad.h + j0 * args.grad.w;
+            T sum = 0;
+            for (int i = 0; i < bins_y; ++i) {
+              const T row_weight = row_weights[i * kTileRows + row];
+              if (row_weight == 0) continue;
+              for (int j = 0; j < bins_x; ++j) {
+                const T weight = row_weight * column_weights[j * kTileColumns + column];
+                if (weight != 0) sum += weight * static_cast<T>(bins[i * args.grad.h + j * args.grad.w]);
+              }
+            }
+            sums[s] += sum;
           }
+          __syncthreads();
         }
-        sums[s] += sum;
       }
-      __syncthreads();
     }
   }
 
@@ -238,8 +245,8 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
     const int64_t chunk = channels_last ? 256 : 64;
     const ForwardArgs<T> args{
         p, plain.const_data_ptr<T>(), strides_of(input), strides_of(output), chunk, channels_last};
-    const size_t shared =
-        2 * kStagedTaps * (sizeof(T) + sizeof(int32_t)) + (pooled_height + pooled_width) * sizeof(int32_t);
+    const int64_t counts = minimum(pooled_height, int64_t(kStagedTaps)) + minimum(pooled_width, int64_t(kStagedTaps));
+    const size_t shared = 2 * kStagedTaps * (sizeof(T) + sizeof(int32_t)) + counts * sizeof(int32_t);
     launch(kOp, &pool<T, S>, {dim3(blocks_for(count, 1), blocks_for(p.channels, chunk)), kBlock, shared}, input, args,
            input.const_data_ptr<S>(), output.mutable_data_ptr<S>());
   });
@@ -252,19 +259,19 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
   const Params p = backward_params(kOp, grad, rois, spatial_scale, batch, height, width, sampling_ratio, aligned);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
   if (output.numel() == 0) return output;
+  if (rois.size(0) == 0) return torch::stable::zero_(output);
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
     check_images<T>(kOp, p, plain);
     const int64_t column_tiles = ceil_div(width, int64_t(kTileColumns));
+    const int64_t tiles = column_tiles * ceil_div(height, int64_t(kTileRows));
     const BackwardArgs<T> args{
-        p, plain.const_data_ptr<T>(), rois.size(0), strides_of(grad), strides_of(output), column_tiles};
-    const size_t shared = (p.pooled_height * kTileRows + p.pooled_width * kTileColumns) * sizeof(T);
+        p, plain.const_data_ptr<T>(), rois.size(0), strides_of(grad), strides_of(output), column_tiles, tiles};
     const auto run = [&](auto kernel, int channels) {
-      const unsigned tiles = blocks_for(column_tiles * ceil_div(height, int64_t(kTileRows)), 1);
-      const dim3 grid(tiles, blocks_for(p.channels, channels), blocks_for(batch, 1));
-      launch(kOp, kernel, {grid, kBlock, shared}, grad, args, grad.const_data_ptr<S>(), output.mutable_data_ptr<S>());
+      const dim3 grid(blocks_for(batch * tiles, 1), blocks_for(p.channels, channels));
+      launch(kOp, kernel, {grid, kBlock}, grad, args, grad.const_data_ptr<S>(), output.mutable_data_ptr<S>());
     };
     if (channels_last) {
       run(&unpool<T, S, true>, Mapping<true>::kChannels);

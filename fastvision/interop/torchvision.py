@@ -28,7 +28,7 @@ def replacements() -> list[Replacement]:
     table: list[tuple[ModuleType | type, str, Callable[..., Any]]] = [
         (boxes, "nms", ops.nms),
         (boxes, "batched_nms", ops.batched_nms),
-        (boxes, "box_iou", _box_iou),
+        (boxes, "box_iou", ops.box_iou),
         (roi_align, "roi_align", ops.roi_align),
         (coder, "encode_single", _encode_single),
         (coder, "decode_single", _decode_single),
@@ -85,17 +85,9 @@ def _routed(original: Callable[..., Any], substitute: Callable[..., Any]) -> Cal
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if tracing or any(t.device.type not in devices or t.is_quantized for t in tensors):
             return original(*args, **kwargs)
-        result = substitute(*args, **kwargs)
-        return original(*args, **kwargs) if result is NotImplemented else result
+        return substitute(*args, **kwargs)
 
     return routed
-
-
-def _box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Any:
-    """Other formats and batches of box lists stay torchvision's."""
-    if fmt != "xyxy" or boxes1.dim() != 2 or boxes2.dim() != 2:
-        return NotImplemented
-    return ops.box_iou(boxes1, boxes2)
 
 
 def _encode_single(coder: Any, reference_boxes: Tensor, proposals: Tensor) -> Tensor:

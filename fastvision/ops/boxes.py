@@ -13,30 +13,36 @@ from fastvision._library import once_differentiable, register_autograd, register
 from fastvision.reference.boxes import SCALE_CLAMP, working_dtype
 
 
-def box_area(boxes: Tensor) -> Tensor:
-    """Areas of boxes.
+def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
+    """Areas of boxes in the format ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``.
 
     Shapes:
-        ``[N, 4] -> [N]``, in squared pixels; half and integer boxes give float32. Differentiable.
+        ``[..., 4] -> [...]``, in squared pixels; half boxes give float32, integer boxes integers. Differentiable.
 
     Raises:
         IndexError: the last dimension is shorter than 4.
+        ValueError: an unknown format.
 
     Reference:
         ``torchvision.ops.box_area``.
     """
-    return reference.boxes.box_area(boxes.to(working_dtype(boxes)))
+    return reference.boxes.box_area(boxes, fmt)
 
 
 @with_reference(reference.boxes.box_iou)
-def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """Intersection over union of every pair of boxes; 0 for two empty boxes, never NaN.
+
+    Args:
+        boxes1: ``[N, 4]``, any real dtype.
+        boxes2: ``[M, 4]``; both may have the same leading batch dimensions, which plain PyTorch serves.
+        fmt: ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``.
 
     Shapes:
         ``[N, 4], [M, 4] -> [N, M]``: float64 if either input is, float32 otherwise. Differentiable once, in both.
 
     Raises:
-        ValueError: shapes other than ``[N, 4]``, different devices.
+        ValueError: shapes other than ``[N, 4]``, different devices, an unknown format.
 
     Complexity:
         ``O(N M)``.
@@ -44,7 +50,14 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Reference:
         Jaccard 1912; signature of ``torchvision.ops.box_iou``.
     """
-    return torch.ops.fastvision.box_iou(boxes1, boxes2)
+    if boxes1.dim() > 2 and boxes2.dim() > 2:
+        return reference.boxes.box_iou(boxes1, boxes2, fmt)
+    return torch.ops.fastvision.box_iou(_corners(boxes1, fmt), _corners(boxes2, fmt))
+
+
+def _corners(boxes: Tensor, fmt: str) -> Tensor:
+    """Converted in the working dtype: sums of half or integer coordinates would be rounded."""
+    return boxes if fmt == "xyxy" else reference.boxes.to_corners(boxes.to(working_dtype(boxes)), fmt)
 
 
 @with_reference(reference.boxes.encode_boxes)

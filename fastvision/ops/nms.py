@@ -92,6 +92,8 @@ def batched_nms(
 
 def _class_ids(idxs: Tensor) -> Tensor:
     """Integers that are equal where ``idxs`` are: a float's bits (0.0 added, so that -0 equals 0)."""
+    if idxs.is_complex():
+        raise ValueError(f"batched_nms: expected idxs of a real dtype, got {idxs.dtype}")
     if idxs.is_floating_point():
         return (idxs.to(torch.float64) + 0.0).view(torch.int64)
     return idxs.to(torch.int64)

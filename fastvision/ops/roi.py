@@ -41,7 +41,7 @@ def roi_align(
         times; gradients are bitwise the same in every run and for every number of threads.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices, an output size below 1.
+        ValueError: wrong shapes, dtypes or devices, an output size below 1, a sampling ratio above 2^20.
         IndexError: an image index outside ``[0, N)`` (on the CPU; on CUDA such a region gives zeros).
 
     Complexity:
@@ -52,7 +52,7 @@ def roi_align(
         He et al. 2017, section 3; signature of ``torchvision.ops.roi_align``.
     """
     height, width = to_size(output_size)
-    rois = to_rois(boxes)
+    rois = to_rois(boxes, input)
     return torch.ops.fastvision.roi_align(input, rois, spatial_scale, height, width, sampling_ratio, aligned)
 
 
@@ -130,6 +130,8 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _roi_align_backward(ctx: Any, grad: Tensor) -> Any:
+    if not ctx.needs_input_grad[0]:
+        return (None,) * 7
     (rois,) = ctx.saved_tensors
     to_input = torch.ops.fastvision.roi_align_backward(
         grad,

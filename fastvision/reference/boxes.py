@@ -16,15 +16,35 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
-def box_area(boxes: Tensor) -> Tensor:
-    """[..., 4] -> [...]."""
+def to_corners(boxes: Tensor, fmt: str) -> Tensor:
+    """[..., 4] in a format -> (x1, y1, x2, y2)."""
+    if fmt == "xyxy":
+        return boxes
+    first, size = boxes[..., :2], boxes[..., 2:]
+    if fmt == "xywh":
+        return torch.cat([first, first + size], dim=-1)
+    if fmt == "cxcywh":
+        return torch.cat([first - size / 2, first + size / 2], dim=-1)
+    raise ValueError(f'expected fmt "xyxy", "xywh" or "cxcywh", got "{fmt}"')
+
+
+def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
+    """[..., 4] -> [...]; integer boxes have integer areas."""
+    if boxes.is_floating_point():
+        boxes = boxes.to(working_dtype(boxes))
+    elif boxes.dtype not in (torch.int32, torch.int64):
+        boxes = boxes.int()
+    if fmt != "xyxy":
+        to_corners(boxes[..., :0, :], fmt)  # an unknown format raises
+        return boxes[..., 2] * boxes[..., 3]
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """[N, 4], [M, 4] -> [N, M]; 0 for a pair of empty boxes."""
+def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
+    """[..., N, 4], [..., M, 4] -> [..., N, M]; 0 for a pair of empty boxes."""
     dtype = working_dtype(boxes1, boxes2)
-    a, b = boxes1.to(dtype)[:, None], boxes2.to(dtype)[None]
+    a = to_corners(boxes1.to(dtype), fmt)[..., :, None, :]
+    b = to_corners(boxes2.to(dtype), fmt)[..., None, :, :]
     sides = torch.relu(torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2]))
     intersection = sides[..., 0] * sides[..., 1]
     union = box_area(a) + box_area(b) - intersection

@@ -22,7 +22,8 @@ def overlaps(box: Tensor, boxes: Tensor, metric: str) -> Tensor:
     intersection = sides[:, 0] * sides[:, 1]
     if metric == "ios":
         return intersection / torch.minimum(box_area(box), box_area(boxes))
-    iou = intersection / (box_area(box) + box_area(boxes) - intersection)
+    union = box_area(box) + box_area(boxes) - intersection
+    iou = torch.where((intersection == 0) & (union == 0), 0.0, intersection / union)
     if metric == "iou":
         return iou
     centres = (box[:2] + box[2:] - boxes[:, :2] - boxes[:, 2:]) / 2
@@ -44,6 +45,7 @@ def batched_nms(
     if metric not in ("iou", "diou", "ios"):
         raise ValueError(f'nms: expected metric "iou", "diou" or "ios", got "{metric}"')
     boxes = boxes.to(working_dtype(boxes))
+    scores = scores.to(working_dtype(scores))
     order = rank(scores)
     if score_threshold is not None:
         order = order[scores[order] > score_threshold]

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from fastvision.reference.boxes import working_dtype
 
-def to_rois(boxes: Tensor | Sequence[Tensor]) -> Tensor:
-    """[K, 5], or a list of [K_i, 4], one per image -> [K, 5] with the image index first."""
+
+def to_rois(boxes: Tensor | Sequence[Tensor], like: Tensor) -> Tensor:
+    """[K, 5], or a list of [K_i, 4], one per image -> [K, 5] with the image index first.
+
+    Half and integer boxes of a list become float32: bfloat16 cannot even count past 256 images. An empty list is no
+    rois on the device of ``like``.
+    """
     if isinstance(boxes, Tensor):
         return boxes
-    images = [b.new_full((len(b), 1), float(i)) for i, b in enumerate(boxes)]
+    for b in boxes:
+        if b.dim() != 2 or b.shape[1] != 4:
+            raise ValueError(f"expected a list of boxes of shape [K, 4], got {list(b.shape)}")
     if not boxes:
-        return torch.zeros(0, 5)
-    return torch.cat([torch.cat(images), torch.cat(list(boxes))], dim=1)
+        return torch.zeros(0, 5, device=like.device)
+    dtype = working_dtype(*boxes)
+    rows = [b.to(dtype) for b in boxes]
+    images = [b.new_full((len(b), 1), float(i)) for i, b in enumerate(rows)]
+    return torch.cat([torch.cat(images), torch.cat(rows)], dim=1)
 
 
 def to_size(output_size: int | Sequence[int]) -> tuple[int, int]:
     """An int or (height, width) -> (height, width)."""
-    if isinstance(output_size, int):
-        return output_size, output_size
-    height, width = output_size
-    return int(height), int(width)
+    sides = tuple(output_size) if isinstance(output_size, Sequence) else (output_size, output_size)
+    if len(sides) != 2:
+        raise ValueError(f"expected an output size of one or two integers, got {output_size}")
+    return operator.index(sides[0]), operator.index(sides[1])
 
 
 def sampling_matrix(start: float, length: float, bins: int, sampling_ratio: int, size: int, like: Tensor) -> Tensor:
@@ -39,9 +51,13 @@ def sampling_matrix(start: float, length: float, bins: int, sampling_ratio: int,
     if samples <= 0 or size == 0:
         return matrix
     bin_length = length / bins
-    b = torch.arange(bins, dtype=like.dtype, device=like.device)[:, None]
-    s = torch.arange(samples, dtype=like.dtype, device=like.device)[None]
-    position = start + b * bin_length + (s + 0.5) * bin_length / samples  # [bins, samples]
+    origin = start + torch.arange(bins, dtype=like.dtype, device=like.device)[:, None] * bin_length
+    step = bin_length / samples
+    # however long the bin, only this many samples in a row can lie inside
+    count = min(samples, int((size + 1) / step) + 4) if step > 0 else samples
+    first = ((-1 - origin) / step).floor().sub(1).clamp(0, samples - count) if step > 0 else 0
+    s = first + torch.arange(count, dtype=like.dtype, device=like.device)
+    position = origin + (s + 0.5) * bin_length / samples  # [bins, count]
     inside = (position >= -1) & (position <= size)
     position = position.clamp(0, size - 1)
     low = position.floor().long()
@@ -63,7 +79,7 @@ def roi_align(
     """[N, C, H, W], [K, 5] -> [K, C, P, Q]: one small matrix product on each side of the feature map."""
     height, width = to_size(output_size)
     work = torch.float64 if input.dtype == torch.float64 else torch.float32
-    features, rois = input.to(work), to_rois(boxes).detach().to(work)
+    features, rois = input.to(work), to_rois(boxes, input).detach().to(work)
     offset = 0.5 if aligned else 0.0
     pooled = []
     for roi in rois:

@@ -18,18 +18,20 @@ box = st.tuples(coordinate, coordinate, side, side).map(lambda b: (b[0], b[1], b
 boxes = st.lists(box, min_size=1, max_size=12).map(lambda rows: torch.tensor(rows, dtype=torch.float64))
 
 
-@given(boxes, boxes)
-def test_iou_properties(a: Any, b: Any) -> None:
+@given(a=boxes, b=boxes)
+def test_iou_properties(a: Any, b: Any, device: torch.device) -> None:
+    a, b = a.to(device), b.to(device)
     iou = ops.box_iou(a, b)
     assert ((iou >= 0) & (iou <= 1 + 1e-12)).all()
     assert torch.equal(iou, ops.box_iou(b, a).T)
-    torch.testing.assert_close(ops.box_iou(a, a).diagonal(), torch.ones(len(a), dtype=a.dtype))
+    torch.testing.assert_close(ops.box_iou(a, a).diagonal(), torch.ones_like(a[:, 0]))
     torch.testing.assert_close(iou, ops.box_iou(a * 2, b * 2))
     torch.testing.assert_close(iou, ops.box_iou(a + 64, b + 64), atol=1e-9, rtol=0)
 
 
-@given(boxes, st.lists(st.floats(0.1, 10), min_size=4, max_size=4))
-def test_decode_inverts_encode(rows: Any, weights: list[float]) -> None:
+@given(rows=boxes, weights=st.lists(st.floats(0.1, 10), min_size=4, max_size=4))
+def test_decode_inverts_encode(rows: Any, weights: list[float], device: torch.device) -> None:
+    rows = rows.to(device)
     anchors = rows.flip(0)
     ratio = (rows[:, 2:] - rows[:, :2]) / (anchors[:, 2:] - anchors[:, :2])
     rows = rows[(ratio < 1000 / 16).all(1)]
@@ -111,6 +113,30 @@ def test_equals_torchvision(device: torch.device) -> None:
     torch.testing.assert_close(
         ops.decode_boxes(deltas, a, coder.weights), coder.decode_single(deltas, a), atol=1e-3, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("fmt", ["xyxy", "xywh", "cxcywh"])
+@pytest.mark.parametrize("shape", [(7, 4), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64], ids=str)
+def test_formats_equal_torchvision(fmt: str, shape: Any, dtype: torch.dtype, device: torch.device) -> None:
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is the oracle here, not a requirement")
+    a, b = (torch.randint(1, 60, shape, generator=data.generator(s)).to(device, dtype) for s in (1, 2))
+    if fmt == "xyxy":
+        a, b = (torch.cat([x[..., :2], x[..., :2] + x[..., 2:]], -1) for x in (a, b))
+    torch.testing.assert_close(ops.box_area(a, fmt), torchvision.ops.box_area(a, fmt))
+    if dtype == torch.float32:  # in others torchvision's conversion rounds
+        torch.testing.assert_close(ops.box_iou(a, b, fmt), torchvision.ops.box_iou(a, b, fmt))
+    with pytest.raises(ValueError, match='expected fmt "xyxy", "xywh" or "cxcywh", got "yxyx"'):
+        ops.box_iou(a, b, "yxyx")
+    with pytest.raises(ValueError, match="expected fmt"):
+        ops.box_area(a, "yxyx")
+
+
+def test_complex_boxes_are_rejected(device: torch.device) -> None:
+    rows = torch.ones(2, 4, device=device)
+    for op in (ops.box_iou, ops.encode_boxes, ops.decode_boxes):
+        with pytest.raises(ValueError, match="of a real dtype"):
+            op(rows, rows.to(torch.complex64))
 
 
 @pytest.mark.parametrize("name", ["box_iou", "encode_boxes", "decode_boxes"])

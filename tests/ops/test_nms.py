@@ -95,6 +95,14 @@ def test_overlap_equal_to_the_threshold_does_not_suppress(dtype: torch.dtype, de
     assert ops.nms(third, scores, float(torch.tensor(1.0, dtype=dtype) / 3)).tolist() == [0, 1]
 
 
+def test_negative_threshold(device: torch.device) -> None:
+    """Boxes that do not meet have IoU 0, which is above it; so do two empty ones."""
+    boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 6, 6], [3, 3, 3, 3], [3, 3, 3, 3]], device=device)
+    scores = torch.tensor([0.1, 0.2, 0.4, 0.3], device=device)
+    for op in (ops.nms, ops.nms.reference):
+        assert op(boxes, scores, -0.5).tolist() == [2]
+
+
 def test_integer_boxes_and_half_scores(device: torch.device) -> None:
     boxes, scores = data.random_boxes(200, 200.0, 50.0).round().to(device), data.scores(200).to(device)
     expected = ops.nms(boxes, scores, 0.5)
@@ -140,17 +148,19 @@ coordinate = st.integers(-8, 24).map(float) | st.floats(-8, 24, width=32) | st.s
 
 
 @given(
-    st.lists(st.tuples(*[coordinate] * 4), max_size=40),
-    st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.6, 0.9, 1.0]),
-    st.randoms(use_true_random=False),
-    st.sampled_from(["iou", "diou", "ios"]),
+    boxes=st.lists(st.tuples(*[coordinate] * 4), max_size=40),
+    threshold=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.6, 0.9, 1.0]),
+    random=st.randoms(use_true_random=False),
+    metric=st.sampled_from(["iou", "diou", "ios"]),
 )
-def test_equals_the_reference_on_anything(boxes: list[Any], threshold: float, random: Any, metric: str) -> None:
+def test_equals_the_reference_on_anything(
+    boxes: list[Any], threshold: float, random: Any, metric: str, device: torch.device
+) -> None:
     rows = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     ranks = torch.tensor([random.choice([0.1, 0.5, NAN, INF, random.random()]) for _ in boxes])
     for repeats in (1, 12):  # the grid serves longer lists
-        some, scores = rows.repeat(repeats, 1), ranks.repeat(repeats)
-        ids = torch.arange(len(some)) % 3
+        some, scores = rows.repeat(repeats, 1).to(device), ranks.repeat(repeats).to(device)
+        ids = torch.arange(len(some), device=device) % 3
         plain, batched = ops.nms.reference, ops.batched_nms.reference
         assert torch.equal(
             ops.nms(some, scores, threshold, metric=metric), plain(some, scores, threshold, metric=metric)
@@ -171,6 +181,7 @@ def test_equals_torchvision(make: Any, threshold: float, device: torch.device) -
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow  # a quarter of a minute in emulation
 def test_half_a_million_boxes(device: torch.device) -> None:
     """Memory linear in N: a bitmask of all pairs would take 31 GB."""
     count = 500_000
@@ -192,3 +203,39 @@ def test_grid_and_linear_search_agree_on_all_scales() -> None:
     scores = data.scores(len(boxes))
     for threshold in (0.2, 0.34, 0.5, 0.8):
         assert torch.equal(ops.nms(boxes, scores, threshold), ops.nms.reference(boxes, scores, threshold))
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-20, 1e-21, 1e-22])
+def test_areas_that_underflow(scale: float, device: torch.device) -> None:
+    """Areas of a few subnormal units: shortcuts that hold for rounded numbers do not, and must not be taken."""
+    boxes, scores = (data.random_boxes(600, 10.0, 5.0) * scale).to(device), data.scores(600).to(device)
+    for threshold in (0.3, 0.5):
+        assert torch.equal(ops.nms(boxes, scores, threshold), ops.nms.reference(boxes, scores, threshold))
+
+
+def test_half_scores_meet_the_threshold_in_float32(device: torch.device) -> None:
+    boxes = torch.tensor([[0.0, 0, 1, 1], [5, 5, 6, 6]], device=device)
+    scores = torch.tensor([0.3, 0.2], dtype=torch.float16, device=device)  # 0.3 is stored as 0.30004883
+    for op in (ops.nms, ops.nms.reference):
+        assert op(boxes, scores, 0.5, score_threshold=0.3).tolist() == [0]
+
+
+def test_same_result_for_every_thread_count(device: torch.device) -> None:
+    boxes, scores = data.rpn_boxes(5000).to(device), data.scores(5000).to(device)
+    ids = torch.randint(20, (5000,), generator=data.generator(4)).to(device)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append((ops.nms(boxes, scores, 0.5), ops.batched_nms(boxes, scores, ids, 0.5)))
+    finally:
+        torch.set_num_threads(threads)
+    for pair in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(pair, results[0], strict=True))
+
+
+def test_complex_ids_are_rejected(device: torch.device) -> None:
+    boxes, scores = torch.zeros(1, 4, device=device), torch.zeros(1, device=device)
+    with pytest.raises(ValueError, match="expected idxs of a real dtype"):
+        ops.batched_nms(boxes, scores, torch.zeros(1, dtype=torch.complex64, device=device), 0.5)

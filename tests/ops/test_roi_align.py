@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ def test_equals_torchvision(layout: Any, ratio: int, aligned: bool, channels: in
     features = data.feature_map(2, channels, 25, 34).to(device).to(memory_format=layout)
     rois = data.random_rois(24, 2, 100.0, 136.0).to(device)
     rois[0, 1:] = torch.tensor([-20.0, -20.0, 300.0, 300.0])
+    rois[1, 1:] = torch.tensor([90.0, 70.0, 20.0, 30.0])  # inverted
     args = (rois, 7, 0.25, ratio, aligned)
     ours, theirs = (pooled_and_gradient(f, features, *args) for f in (ops.roi_align, torchvision.ops.roi_align))
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
@@ -182,6 +184,60 @@ def test_more_than_two_to_the_31_elements() -> None:
     out = ops.roi_align(features, roi, 2)
     expected = ops.roi_align(base, torch.tensor([[0, 0.5, 0.5, 3, 3]]), 2)
     torch.testing.assert_close(out, expected.expand(1, 17, 2, 2))
+
+
+def test_offsets_of_a_huge_map_on_meta() -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        features = torch.empty(64, 4096, 128, 128, device="meta").to(memory_format=layout).requires_grad_()
+        assert features.numel() > 2**31
+        out = ops.roi_align(features, torch.empty(5, 5, device="meta"), 7)
+        (gradient,) = torch.autograd.grad(out.sum(), features)
+        assert out.shape == (5, 4096, 7, 7) and gradient.shape == features.shape
+        assert gradient.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("size", [(1, 70), (300, 2), (40, 33)])
+def test_many_bins(size: tuple[int, int], device: torch.device) -> None:
+    features = data.feature_map(1, 2, 9, 40).to(device, torch.float64)
+    rois = torch.tensor([[0.0, 1, 1, 38, 8]], device=device, dtype=torch.float64)
+    ours, plain = (pooled_and_gradient(f, features, rois, size) for f in (ops.roi_align, ops.roi_align.reference))
+    torch.testing.assert_close(ours, plain)
+
+
+def test_many_images_and_enormous_output(device: torch.device) -> None:
+    many = torch.ones(70_000, 1, 1, 1, device=device)
+    rois = torch.tensor([[65_999.0, 0, 0, 1, 1]], device=device)
+    _, gradient = pooled_and_gradient(ops.roi_align, many, rois, 1)
+    assert gradient.nonzero()[:, 0].tolist() == [65_999]
+    none = torch.zeros(0, 5, device=device)
+    out, gradient = pooled_and_gradient(ops.roi_align, many[:1], none, (100_000, 100_000))
+    assert out.shape == (0, 1, 100_000, 100_000) and not gradient.any()
+
+
+def test_sampling_ratio_is_limited(device: torch.device) -> None:
+    features, roi = torch.ones(1, 1, 4, 4, device=device), torch.tensor([[0.0, 0, 0, 3, 3]], device=device)
+    torch.testing.assert_close(ops.roi_align(features, roi, 1, 1.0, 2**18), torch.ones(1, 1, 1, 1, device=device))
+    with pytest.raises(ValueError, match="expected sampling_ratio <= 1048576, got 1099511627776"):
+        ops.roi_align(features, roi, 1, 1.0, 2**40)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32])
+def test_lists_of_half_boxes_keep_their_images(dtype: torch.dtype, device: torch.device) -> None:
+    features = torch.arange(300.0, device=device).reshape(300, 1, 1, 1)
+    boxes = [torch.tensor([[0, 0, 1, 1]], dtype=dtype, device=device)] * 300
+    assert torch.equal(ops.roi_align(features, boxes, 1).flatten(), features.flatten())
+    assert ops.roi_align(features, [], 1).shape == (0, 1, 1, 1)
+
+
+def test_bad_lists_and_sizes(device: torch.device) -> None:
+    features, rois = torch.zeros(1, 3, 8, 9, device=device), torch.zeros(1, 5, device=device)
+    with pytest.raises(ValueError, match=r"expected a list of boxes of shape \[K, 4\], got \[4\]"):
+        ops.roi_align(features, [torch.zeros(4, device=device)], 2)
+    with pytest.raises(ValueError, match="expected an output size of one or two integers"):
+        ops.roi_align(features, rois, (2,))
+    with pytest.raises(TypeError):
+        ops.roi_align(features, rois, (2.7, 2.2))
+    assert ops.roi_align(features, rois, np.int64(2)).shape == (1, 3, 2, 2)
 
 
 def test_module(device: torch.device) -> None:
