@@ -38,11 +38,16 @@ def sha256(path: Path) -> str:
 
 
 def check_contents(wheel: Path) -> None:
-    """A wheel has exactly one compiled library, _C, and none of the tests or sources."""
-    names = zipfile.ZipFile(wheel).namelist()
+    """A wheel has exactly one compiled library, _C, with no path of this machine in it, and none of the tests."""
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
     libraries = [name for name in names if name.endswith(".so")]
     if len(libraries) != 1 or not libraries[0].startswith("fastvision/_C."):
         sys.exit(f"{wheel.name}: expected one compiled library, fastvision/_C.*.so, got {libraries}")
+    # an error text must not show where the library was built
+    leaks = [path for path in (ROOT, Path(sys.prefix)) if str(path).encode() in archive.read(libraries[0])]
+    if leaks:
+        sys.exit(f"{wheel.name}: paths of the build in {libraries[0]}: {leaks}")
     strays = [name for name in names if not name.startswith(("fastvision/", "fastvision-"))]
     if strays:
         sys.exit(f"{wheel.name}: files outside the package: {strays}")

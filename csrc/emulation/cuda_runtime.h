@@ -1,4 +1,4 @@
-// A host stand-in for <cuda_runtime.h>: the part of CUDA that fastvision's kernels use, found first
+// A host stand-in for <cuda_runtime.h>: the part of CUDA that kernels of this library may use, found first
 // on the include path when a .cu file is compiled as C++. See grid.h for how threads run.
 //
 // Left out on purpose: raw __shared__ (FV_SHARED and FV_DYNAMIC_SHARED are checked byte by byte),
