@@ -46,26 +46,26 @@ struct Lanes {
 
   template <Metric metric>
   bool any_over(const Box<T>& candidate, T candidate_area, T threshold) const {
-    // Most lanes are far from the threshold: a product with a slightly smaller one settles them without a division.
+    // Most lanes are far from the threshold: products with one slightly smaller and one slightly larger settle them
+    // without a division.
     if (metric == Metric::kIou && threshold * candidate_area > smallest_exact<T>()) {
-      const T slightly_less = threshold * (1 - 8 * std::numeric_limits<T>::epsilon());
-      if (!any_lane([&](const Box<T>& kept, T kept_area) {
-            const T inter = intersection(kept, candidate);
-            return inter > slightly_less * (kept_area + candidate_area - inter);
-          })) {
-        return false;
+      constexpr T kSlack = 8 * std::numeric_limits<T>::epsilon();
+      const T less = threshold * (1 - kSlack), more = threshold * (1 + kSlack);
+      int maybe = 0, surely = 0;
+      for (int l = 0; l < kLanes; ++l) {
+        const T inter = intersection(Box<T>{x1[l], y1[l], x2[l], y2[l]}, candidate);
+        const T area_union = area[l] + candidate_area - inter;
+        maybe |= inter > less * area_union;
+        surely |= inter > more * area_union && area_union > 0;
       }
+      if (surely) return true;
+      if (!maybe) return false;
     }
-    return any_lane([&](const Box<T>& kept, T kept_area) {
-      return overlap<metric>(kept, candidate, kept_area, candidate_area) > threshold;
-    });
-  }
-
-  template <class Test>
-  [[gnu::always_inline]] bool any_lane(const Test& test) const {
-    int any = 0;
-    for (int l = 0; l < kLanes; ++l) any |= test(Box<T>{x1[l], y1[l], x2[l], y2[l]}, area[l]);
-    return any != 0;
+    int over = 0;
+    for (int l = 0; l < kLanes; ++l) {
+      over |= overlap<metric>(Box<T>{x1[l], y1[l], x2[l], y2[l]}, candidate, area[l], candidate_area) > threshold;
+    }
+    return over != 0;
   }
 };
 
