@@ -28,7 +28,7 @@ def table(measured: Mapping[str, Any]) -> str:
         theirs = ratios.pop("torchvision", None)
         nearest = min(ratios, key=lambda label: ratios[label], default=None)
         lines.append(
-            f"| {result['family']}: {result['name']} | {ours['median_ms']:.3g} "
+            f"| {result['family']}: {result['name']} | {1e3 * ours['median_s']:.3g} "
             f"| {f'{theirs:.3g}x' if theirs else ''} | {f'{nearest} {ratios[nearest]:.3g}x' if nearest else ''} |"
         )
     return "\n".join(lines)

@@ -99,7 +99,7 @@ template <class T, Metric metric>
 class Grid {
  public:
   static constexpr double kLowestThreshold = 0.2;  // below it a candidate would look at 5 x 5 points and more
-  static constexpr int64_t kMostCells = 64;        // a box that covers more goes to the linear list
+  static constexpr int64_t kMostCells = 128;       // a box that covers more goes to the linear list
 
   Grid(const RankedBoxes<T>& boxes, T threshold)
       : threshold_(threshold), points_(int(std::ceil(1.0 / double(threshold))) - 1), oversized_(threshold) {
@@ -120,8 +120,13 @@ class Grid {
     }
     if (count == 0) low_x_ = low_y_ = high_x = high_y = 0, count = 1;
     const int64_t limit = std::max<int64_t>(1, int64_t(2 * std::sqrt(double(boxes.count))));
-    columns_ = cells_along(double(high_x) - low_x_, width / count, limit);
-    rows_ = cells_along(double(high_y) - low_y_, height / count, limit);
+    const double extent_x = double(high_x) - low_x_, extent_y = double(high_y) - low_y_;
+    // cells as large as the average box; where that crowds them, finer ones (measured: 64 boxes a cell, 1.5)
+    const bool crowded = boxes.count / 64.0 * (width / count) * (height / count) > extent_x * extent_y;
+    const double side = crowded ? 1 / 1.5 : 1;
+    columns_ = cells_along(extent_x, side * width / count, limit);
+    rows_ = cells_along(extent_y, side * height / count, limit);
+    arena_.reserve(boxes.count / 4 + 16);
     per_x_ = high_x > low_x_ ? T(columns_ / (double(high_x) - low_x_)) : T(0);
     per_y_ = high_y > low_y_ ? T(rows_ / (double(high_y) - low_y_)) : T(0);
     first_.assign(columns_ * rows_, -1);
