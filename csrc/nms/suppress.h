@@ -127,8 +127,8 @@ class Grid {
     columns_ = cells_along(extent_x, side * width / count, limit);
     rows_ = cells_along(extent_y, side * height / count, limit);
     arena_.reserve(boxes.count / 4 + 16);
-    per_x_ = high_x > low_x_ ? T(columns_ / (double(high_x) - low_x_)) : T(0);
-    per_y_ = high_y > low_y_ ? T(rows_ / (double(high_y) - low_y_)) : T(0);
+    per_x_ = extent_x > 0 ? T(columns_ / extent_x) : T(0);
+    per_y_ = extent_y > 0 ? T(rows_ / extent_y) : T(0);
     first_.assign(columns_ * rows_, -1);
     size_.assign(columns_ * rows_, 0);
   }

@@ -157,11 +157,12 @@ template <class T, class Body>
 void for_each_block(const Params& p, const ImageGroups& groups, const std::vector<RoiTaps<T>>& taps, const Body& body) {
   constexpr int64_t kLanes = kVectorLanes<T>;
   const int64_t blocks = (p.channels + kLanes - 1) / kLanes;
+  const size_t columns = widest(taps);
   std::vector<Window> windows(p.batch);
   for (int64_t n = 0; n < p.batch; ++n) windows[n] = window_of(taps, groups, n);
   parallel_for(p.batch * blocks, 1, [&](int64_t begin, int64_t end) {
     BlockScratch<T> scratch;
-    scratch.columns.reserve(widest(taps));
+    scratch.columns.reserve(columns);
     scratch.pooled.reserve(p.pooled_height * p.pooled_width);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t n = task / blocks, c0 = task % blocks * kLanes;
