@@ -36,6 +36,10 @@ class Work:
     flops: int
 
 
+def nbytes(*tensors: torch.Tensor) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
 @dataclass(frozen=True)
 class OpCase:
     """All that the tests and the benchmarks know of one public op.

@@ -1,4 +1,4 @@
-"""RoI pooling."""
+"""RoIAlign."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastvision import reference
 from fastvision._library import register_autograd, register_fake, with_reference
-from fastvision.reference.roi import to_rois, to_size
+from fastvision.ops._layout import empty_map, is_channels_last
+from fastvision.reference.roi.rois import to_rois, to_size
 
 
 @with_reference(reference.roi.roi_align)
@@ -83,16 +84,6 @@ class RoIAlign(nn.Module):
         )
 
 
-def _is_channels_last(t: Tensor) -> bool:
-    """Dense as N, H, W, C; a tensor that is dense both ways counts as N, C, H, W."""
-    return t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
-
-
-def _empty_map(like: Tensor, size: Sequence[Any], channels_last: bool) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=layout)
-
-
 @register_fake("roi_align")
 def _(
     input: Tensor,
@@ -104,7 +95,7 @@ def _(
     aligned: bool,
 ) -> Tensor:
     size = [rois.shape[0], input.shape[1], pooled_height, pooled_width]
-    return _empty_map(input, size, _is_channels_last(input))
+    return empty_map(input, size, is_channels_last(input))
 
 
 @register_fake("roi_align_backward")
@@ -119,14 +110,14 @@ def _(
     aligned: bool,
     channels_last: bool,
 ) -> Tensor:
-    return _empty_map(grad, [batch, grad.shape[1], height, width], channels_last)
+    return empty_map(grad, [batch, grad.shape[1], height, width], channels_last)
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, rois, ctx.spatial_scale, _, _, ctx.sampling_ratio, ctx.aligned = inputs
     ctx.save_for_backward(rois)
     ctx.batch, _, ctx.height, ctx.width = input.shape
-    ctx.channels_last = _is_channels_last(input)
+    ctx.channels_last = is_channels_last(input)
 
 
 def _roi_align_backward(ctx: Any, grad: Tensor) -> Any:
