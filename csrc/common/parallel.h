@@ -8,6 +8,8 @@
 
 namespace fastvision {
 
+inline int64_t thread_count() { return torch::stable::get_num_threads(); }
+
 // body(begin, end) over [0, count), at least `grain` items a thread; serial work skips the pool altogether.
 template <class Body>
 void parallel_for(int64_t count, int64_t grain, const Body& body) {

@@ -6,30 +6,32 @@
 #include <cstring>
 
 #include "common/launch.cuh"
-#include "roi/roi_align.h"
+#include "roi/rois.h"
 
-namespace fastvision::roi_align {
+namespace fastvision::roi {
 
-// rois [count, 5]; first: smallest index of a roi without an image, or count
+// rois [count, columns]; first: smallest index of a roi without an image, or count
 template <class T>
-__global__ void find_roi_without_image(Params p, const T* rois, int64_t count, unsigned long long* first) {
+__global__ void find_roi_without_image(int64_t batch, const T* rois, int64_t columns, int64_t count,
+                                       unsigned long long* first) {
   const int64_t k = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (k < count && roi::image_of(p.batch, rois + 5 * k) < 0) atomicMin(first, static_cast<unsigned long long>(k));
+  if (k < count && image_of(batch, rois + columns * k) < 0) atomicMin(first, static_cast<unsigned long long>(k));
 }
 
+// rois: contiguous values of T
 template <class T>
-void check_images(const char* op, const Params& p, const Tensor& rois) {
+void check_images(const char* op, int64_t batch, const Tensor& rois) {
   const char* wanted = std::getenv("FASTVISION_CHECK");
   const int64_t count = rois.size(0);
   if (count == 0 || !wanted || std::strcmp(wanted, "1") != 0) return;
   const Tensor first = torch::stable::full({1}, double(count), ScalarType::Long, std::nullopt, rois.device());
   int64_t* address = first.mutable_data_ptr<int64_t>();
-  launch(op, &find_roi_without_image<T>, {blocks_for(count, 256), 256}, rois, p, rois.const_data_ptr<T>(), count,
-         reinterpret_cast<unsigned long long*>(address));
+  launch(op, &find_roi_without_image<T>, {blocks_for(count, 256), 256}, rois, batch, rois.const_data_ptr<T>(),
+         rois.size(1), count, reinterpret_cast<unsigned long long*>(address));
   const int64_t found = read_back(op, rois, address);
   if (found < count) {
-    fail<std::out_of_range>(op, "expected rois[", found, ", 0], the image of the roi, in [0, ", p.batch, ")");
+    fail<std::out_of_range>(op, "expected rois[", found, ", 0], the image of the roi, in [0, ", batch, ")");
   }
 }
 
-}  // namespace fastvision::roi_align
+}  // namespace fastvision::roi

@@ -29,15 +29,9 @@ FV_HOST_DEVICE SampledAxis<T> columns_of(const Params& p, const T* roi) {
 }
 
 inline void validate(const char* op, const Params& p, const Tensor& values, const Tensor& rois) {
-  FV_CHECK(values.dim() == 4, op, "expected a feature map of shape [N, C, H, W], got ", shape_of(values));
-  check_floating(op, "the feature map", values);
-  check_matrix(op, "rois", rois, 5);
-  check_real(op, "rois", rois);
+  roi::check(op, values, rois, 5, p.pooled_height, p.pooled_width);
   FV_CHECK(p.sampling_ratio <= kMostSamples, op, "expected sampling_ratio <= ", kMostSamples, ", got ",
            p.sampling_ratio);
-  check_same_device(op, "rois", rois, "the feature map", values);
-  FV_CHECK(p.pooled_height > 0 && p.pooled_width > 0, op, "expected a positive output size, got [", p.pooled_height,
-           ", ", p.pooled_width, "]");
 }
 
 inline Params forward_params(const char* op, const Tensor& input, const Tensor& rois, double spatial_scale,

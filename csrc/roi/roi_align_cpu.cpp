@@ -9,17 +9,17 @@
 #include <memory>
 
 #include "common/dispatch.h"
-#include "common/parallel.h"
+#include "roi/blocks.h"
 #include "roi/channel_block.h"
-#include "roi/image_groups.h"
 #include "roi/roi_align.h"
+#include "roi/roi_groups.h"
 #include "roi/taps.h"
 
 namespace fastvision::roi_align {
 namespace {
 
 using roi::ChannelBlock;
-using roi::ImageGroups;
+using roi::RoiGroups;
 using roi::RoiTaps;
 using roi::Window;
 
@@ -48,7 +48,7 @@ size_t widest(const std::vector<RoiTaps<T>>& taps) {
 
 // The pixels that the rois of an image read.
 template <class T>
-Window window_of(const std::vector<RoiTaps<T>>& taps, const ImageGroups& groups, int64_t image) {
+Window window_of(const std::vector<RoiTaps<T>>& taps, const RoiGroups& groups, int64_t image) {
   Window window;
   for (int64_t r = groups.offsets[image]; r < groups.offsets[image + 1]; ++r) {
     const RoiTaps<T>& t = taps[groups.order[r]];
@@ -116,8 +116,8 @@ template <class T>
 
 // channels_last in and out: one thread a roi, all channels.
 template <class T, class S>
-void forward_channels_last(const Params& p, const Tensor& input, const T* rois, int64_t count,
-                           const ImageGroups& groups, Tensor& output) {
+void forward_channels_last(const Params& p, const Tensor& input, const T* rois, int64_t count, const RoiGroups& groups,
+                           Tensor& output) {
   const Strides step = strides_of(input);
   const S* map = input.const_data_ptr<S>();
   S* out = output.mutable_data_ptr<S>();
@@ -154,7 +154,7 @@ struct BlockScratch {
 
 // body(image, first channel, channels, scratch) for every image and every vector of its channels.
 template <class T, class Body>
-void for_each_block(const Params& p, const ImageGroups& groups, const std::vector<RoiTaps<T>>& taps, const Body& body) {
+void for_each_block(const Params& p, const RoiGroups& groups, const std::vector<RoiTaps<T>>& taps, const Body& body) {
   constexpr int64_t kLanes = kVectorLanes<T>;
   const int64_t blocks = (p.channels + kLanes - 1) / kLanes;
   const size_t columns = widest(taps);
@@ -173,7 +173,7 @@ void for_each_block(const Params& p, const ImageGroups& groups, const std::vecto
 }
 
 template <class T, class S>
-void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t count, const ImageGroups& groups,
+void forward_blocks(const Params& p, const Tensor& input, const T* rois, int64_t count, const RoiGroups& groups,
                     Tensor& output) {
   const Strides step = strides_of(input), out_step = strides_of(output);
   const S* map = input.const_data_ptr<S>();
@@ -215,7 +215,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
     const T* data = plain.const_data_ptr<T>();
-    const ImageGroups groups(kOp, p.batch, data, count);
+    const RoiGroups groups = roi::groups_by_image(kOp, p.batch, data, count);
     if (output.numel() == 0) return;
     if (input.numel() == 0) {
       torch::stable::zero_(output);
@@ -229,7 +229,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
 }
 
 template <class T, class S>
-void backward_blocks(const Params& p, const Tensor& grad, const T* rois, int64_t count, const ImageGroups& groups,
+void backward_blocks(const Params& p, const Tensor& grad, const T* rois, int64_t count, const RoiGroups& groups,
                      Tensor& output) {
   const Strides step = strides_of(grad), out_step = strides_of(output);
   const S* grads = grad.const_data_ptr<S>();
@@ -264,7 +264,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
     const T* data = plain.const_data_ptr<T>();
-    const ImageGroups groups(kOp, p.batch, data, rois.size(0));
+    const RoiGroups groups = roi::groups_by_image(kOp, p.batch, data, rois.size(0));
     if (rois.size(0) == 0) {
       torch::stable::zero_(output);
       return;

@@ -241,7 +241,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
-    check_images<T>(kOp, p, plain);
+    roi::check_images<T>(kOp, p.batch, plain);
     const int64_t chunk = channels_last ? 256 : 64;
     const ForwardArgs<T> args{
         p, plain.const_data_ptr<T>(), strides_of(input), strides_of(output), chunk, channels_last};
@@ -264,7 +264,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
-    check_images<T>(kOp, p, plain);
+    roi::check_images<T>(kOp, p.batch, plain);
     const int64_t column_tiles = ceil_div(width, int64_t(kTileColumns));
     const int64_t tiles = column_tiles * ceil_div(height, int64_t(kTileRows));
     const BackwardArgs<T> args{
