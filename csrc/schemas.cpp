@@ -17,7 +17,15 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
 
   // roi
   m.def(
-      "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned) -> Tensor");
+      "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned, bool box_gradients) -> Tensor");
   m.def(
-      "roi_align_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+      "roi_align_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool channels_last, bool box_gradients) -> Tensor");
+  m.def(
+      "roi_align_box_gradients(Tensor grad, Tensor input, Tensor rois, float spatial_scale, int sampling_ratio, bool aligned) -> Tensor");
+  m.def(
+      "multiscale_roi_align(Tensor[] features, Tensor rois, float[] spatial_scales, int pooled_height, int pooled_width, int sampling_ratio, bool aligned, float canonical_scale, float canonical_level, bool box_gradients) -> Tensor");
+  m.def(
+      "multiscale_roi_align_backward(Tensor grad, Tensor rois, SymInt batch, SymInt[] heights, SymInt[] widths, float[] spatial_scales, int sampling_ratio, bool aligned, float canonical_scale, float canonical_level, bool channels_last, bool box_gradients) -> Tensor[]");
+  m.def(
+      "multiscale_roi_align_box_gradients(Tensor grad, Tensor[] features, Tensor rois, float[] spatial_scales, int sampling_ratio, bool aligned, float canonical_scale, float canonical_level) -> Tensor");
 }

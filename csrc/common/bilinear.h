@@ -50,10 +50,19 @@ FV_HOST_DEVICE int64_t most_taps(const SampledAxis<T>& axis) {
   return most > 0 && most < T(1e9) ? int64_t(most) : 0;  // NaN and absurd counts have no samples inside
 }
 
-// Calls emit(pixel, weight) for each pixel that bin `index` reads, neighbours merged; weights include 1 / samples.
-// Work is bounded by the feature map: only samples inside [-1, size] are visited, however large the roi is.
-template <class T, class Emit>
-FV_HOST_DEVICE void for_each_tap(const SampledAxis<T>& axis, int64_t index, Emit emit) {
+// One bilinear sample along an axis: (1 - fraction) of pixel `low` and `fraction` of pixel `high`.
+template <class T>
+struct Sample {
+  int64_t low, high;  // equal at the border
+  T fraction;
+  bool inside;   // of the map; outside, up to one pixel, the border's value holds, wherever the sample moves
+  double index;  // in the bin
+};
+
+// Calls visit(sample) for each sample of bin `index` within [-1, size]. Work is bounded by the feature map: only those
+// samples are visited, however large the roi is.
+template <class T, class Visit>
+FV_HOST_DEVICE void for_each_sample(const SampledAxis<T>& axis, int64_t index, Visit visit) {
   // Positions run in double: past 2^24 a float sample number would no longer advance.
   const double size = double(axis.size), samples = double(axis.samples);
   const T origin = axis.start + mul_rn(T(index), axis.bin);
@@ -63,36 +72,70 @@ FV_HOST_DEVICE void for_each_tap(const SampledAxis<T>& axis, int64_t index, Emit
     first = maximum(first, std::floor((-1 - double(origin)) / step) - 1);
     last = minimum(last, std::ceil((size - double(origin)) / step) + 1);
   }
-  if (!(last - first < 1e9 && samples < 1e15)) return;  // NaN or infinite rois have no sample anywhere
-  const T share = T(1) / axis.samples;
-  int64_t low = -2, high = -2;  // the pixels pending, not yet emitted
-  T low_weight = 0, high_weight = 0;
+  // NaN or infinite rois have no sample anywhere, nor has an empty map
+  if (!(last - first < 1e9 && samples < 1e15) || axis.size <= 0) return;
   for (double s = first; s <= last; s += 1) {
     T position = origin + mul_rn(T(s) + T(0.5), axis.bin) / axis.samples;
     if (!(position >= T(-1) && position <= T(size))) continue;  // also false for NaN, before any cast
-    if (position < 0) position = 0;
+    const bool inside = position >= 0;
+    if (!inside) position = 0;
     int64_t pixel = int64_t(position), next = pixel + 1;
     if (pixel >= axis.size - 1) {
       pixel = next = axis.size - 1;
       position = T(pixel);
     }
-    const T fraction = position - T(pixel);
-    if (pixel == high && low != high) {  // moved on by one pixel
+    visit(Sample<T>{pixel, next, position - T(pixel), inside && next != pixel, s});
+  }
+}
+
+// Calls emit(pixel, weight) for each pixel that bin `index` reads, neighbours merged; weights include 1 / samples.
+template <class T, class Emit>
+FV_HOST_DEVICE void for_each_tap(const SampledAxis<T>& axis, int64_t index, Emit emit) {
+  const T share = T(1) / axis.samples;
+  int64_t low = -2, high = -2;  // the pixels pending, not yet emitted
+  T low_weight = 0, high_weight = 0;
+  for_each_sample(axis, index, [&](const Sample<T>& sample) {
+    if (sample.low == high && low != high) {  // moved on by one pixel
       emit(low, low_weight);
       low = high, low_weight = high_weight, high_weight = 0;
-    } else if (pixel != low) {
+    } else if (sample.low != low) {
       if (low >= 0) emit(low, low_weight);
       if (high >= 0 && high != low) emit(high, high_weight);
-      low = pixel, low_weight = high_weight = 0;
+      low = sample.low, low_weight = high_weight = 0;
     }
-    high = next;
-    low_weight += share * (1 - fraction);
-    if (next != pixel) {
-      high_weight += share * fraction;
-    }
-  }
+    high = sample.high;
+    low_weight += share * (1 - sample.fraction);
+    if (sample.high != sample.low) high_weight += share * sample.fraction;
+  });
   if (low >= 0) emit(low, low_weight);
   if (high >= 0 && high != low) emit(high, high_weight);
+}
+
+// How the samples of an axis follow the two edges of their roi.
+template <class T>
+struct AxisMotion {
+  T scale, bins, samples;
+  bool rigid;  // a roi kept at length 1 moves with its low edge alone
+};
+
+template <class T>
+FV_HOST_DEVICE AxisMotion<T> axis_motion(const SampledAxis<T>& axis, T low, T high, T spatial_scale, int64_t bins,
+                                         bool aligned) {
+  return {spatial_scale, T(bins), axis.samples, !aligned && mul_rn(high, spatial_scale) - mul_rn(low, spatial_scale) < T(1)};
+}
+
+// d position / d (low edge) and d position / d (high edge) of a sample of bin `index`; zero where the border holds it.
+template <class T>
+struct EdgeSlopes {
+  T low, high;
+};
+
+template <class T>
+FV_HOST_DEVICE EdgeSlopes<T> edge_slopes(const AxisMotion<T>& motion, int64_t index, const Sample<T>& sample) {
+  if (!sample.inside) return {T(0), T(0)};
+  if (motion.rigid) return {motion.scale, T(0)};
+  const T along = (T(index) + (T(sample.index) + T(0.5)) / motion.samples) / motion.bins;
+  return {motion.scale * (1 - along), motion.scale * along};
 }
 
 }  // namespace fastvision

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 namespace fastvision {
@@ -21,12 +22,14 @@ void parallel_for(int64_t count, int64_t grain, const Body& body) {
   }
 }
 
-// body(i) for each i of [0, count), handed out one by one: for few items of very different cost.
-template <class Body>
-void parallel_for_each(int64_t count, const Body& body) {
-  parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(i);
-  });
+// worker(next) on every thread: next() hands out 0, 1, ..., count - 1, each once, then `count`. For items of different
+// cost, with scratch memory that outlives an item.
+template <class Worker>
+void parallel_workers(int64_t count, const Worker& worker) {
+  if (count <= 0) return;
+  std::atomic<int64_t> items{0};
+  const auto next = [&] { return std::min(count, items.fetch_add(1, std::memory_order_relaxed)); };
+  parallel_for(std::min(count, thread_count()), 1, [&](int64_t, int64_t) { worker(next); });
 }
 
 }  // namespace fastvision

@@ -28,6 +28,15 @@ struct Vector {
   // this += weight * other
   [[gnu::always_inline]] void add(T weight, const Vector& other) { raw += weight * other.raw; }
 
+  // this += a * b, lane by lane
+  [[gnu::always_inline]] void add(const Vector& a, const Vector& b) { raw += a.raw * b.raw; }
+
+  [[gnu::always_inline]] T sum() const {
+    T total = 0;
+    for (int l = 0; l < kVectorLanes<T>; ++l) total += raw[l];
+    return total;
+  }
+
   // float16 and bfloat16 are widened to T
   template <class S>
   [[gnu::always_inline]] static Vector load(const S* source) {

@@ -24,12 +24,13 @@ inline int64_t parts_for(int64_t maps, int64_t channels, int64_t lanes) {
 // body(block, scratch), vectorised, for every block of `lanes` channels; each thread has a Scratch of its own.
 template <class Scratch, class Body>
 void for_each_block(int64_t maps, int64_t channels, int64_t lanes, int64_t parts, const Body& body) {
-  const int64_t blocks = (channels + lanes - 1) / lanes;
-  parallel_for(maps * blocks * parts, 1, [&](int64_t begin, int64_t end) {
+  const int64_t tasks = maps * ((channels + lanes - 1) / lanes) * parts;
+  parallel_workers(tasks, [&](const auto& next) {
     Scratch scratch;
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t channel = task / parts % blocks * lanes;
-      const Block block{task / (parts * blocks), channel, std::min(lanes, channels - channel), task % parts, parts};
+    for (int64_t task = next(); task < tasks; task = next()) {
+      // the maps of one block of channels in a row, so that large and small ones mix
+      const int64_t channel = task / (parts * maps) * lanes;
+      const Block block{task / parts % maps, channel, std::min(lanes, channels - channel), task % parts, parts};
       vectorized([&]() __attribute__((always_inline)) { body(block, scratch); });
     }
   });

@@ -19,6 +19,7 @@ struct Window {
     top = std::min(top, y0), bottom = std::max(bottom, y1);
     left = std::min(left, x0), right = std::max(right, x1);
   }
+  void include(const Window& other) { include(other.top, other.bottom, other.left, other.right); }
   int64_t rows() const { return std::max<int64_t>(0, bottom - top + 1); }
   int64_t columns() const { return std::max<int64_t>(0, right - left + 1); }
 };
@@ -45,6 +46,15 @@ template <class T, class S>
     } else {
       for (int64_t l = 0; l < lanes; ++l) target[x * pixel + l * channel] = static_cast<S>(vectors[x].values()[l]);
     }
+  }
+}
+
+// The bins [P, Q] of one roi; source: bin (0, 0) of the first channel.
+template <class T, class S>
+[[gnu::always_inline]] inline void load_bins(const S* source, const Strides& step, int64_t rows, int64_t columns,
+                                             int64_t lanes, Vector<T>* bins) {
+  for (int64_t i = 0; i < rows; ++i) {
+    load_lanes<T>(source + i * step.h, step.c, step.w, columns, lanes, bins + i * columns);
   }
 }
 

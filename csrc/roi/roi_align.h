@@ -1,57 +1,89 @@
-// RoIAlign: parameters and checks. The maths is in common/bilinear.h.
+// RoIAlign on one feature map or on the levels of a pyramid: parameters and geometry. The maths of an axis is in
+// common/bilinear.h.
 #pragma once
 
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
 #include "common/bilinear.h"
-#include "common/checks.h"
 #include "common/layout.h"
 #include "roi/rois.h"
 
 namespace fastvision::roi_align {
 
 constexpr int64_t kMostSamples = int64_t(1) << 20;  // a bin and axis, where the caller chooses
+constexpr int64_t kMostLevels = 16;
 
-// One call: a feature map [batch, channels, height, width] and rois [K, 5] = (image, x1, y1, x2, y2).
-struct Params {
+struct Level {
   double spatial_scale;
-  int64_t pooled_height, pooled_width, sampling_ratio;
-  bool aligned;
-  int64_t batch, channels, height, width;
+  int64_t height, width;
 };
 
+// One call: levels [batch, channels, height, width] and rois [K, 5] = (image, x1, y1, x2, y2).
+struct Params {
+  int64_t pooled_height, pooled_width, sampling_ratio;
+  bool aligned;
+  int64_t batch, channels;
+  double canonical_scale, canonical_level;  // a roi of this side belongs to this level
+  int64_t first_level;                      // what level[0] is called: level l has 2^-l pixels per image pixel
+  int64_t levels;
+  Level level[kMostLevels];
+};
+
+// The level to pool a roi from (Lin et al. 2017, equation 1), or -1 for one without a size. Operations and their order
+// are torchvision's; the logarithm is that of float64 rounded, so that all devices agree.
 template <class T>
-FV_HOST_DEVICE SampledAxis<T> rows_of(const Params& p, const T* roi) {
-  return sampled_axis<T>(roi[2], roi[4], T(p.spatial_scale), p.pooled_height, p.sampling_ratio, p.aligned, p.height);
+FV_HOST_DEVICE int64_t level_of(const Params& p, const T* roi) {
+  if (p.levels == 1) return 0;
+  const T side = std::sqrt(mul_rn(roi[3] - roi[1], roi[4] - roi[2]));
+  const T octaves = T(std::log2(double(div_rn(side, T(p.canonical_scale)))));
+  const T level = std::floor(add_rn(add_rn(T(p.canonical_level), octaves), T(1e-6)));
+  if (!(level == level)) return -1;  // NaN: one side is negative or not a number
+  return int64_t(minimum(maximum(level - T(p.first_level), T(0)), T(p.levels - 1)));
 }
 
 template <class T>
-FV_HOST_DEVICE SampledAxis<T> columns_of(const Params& p, const T* roi) {
-  return sampled_axis<T>(roi[1], roi[3], T(p.spatial_scale), p.pooled_width, p.sampling_ratio, p.aligned, p.width);
+FV_HOST_DEVICE SampledAxis<T> rows_of(const Params& p, const Level& level, const T* roi) {
+  return sampled_axis<T>(roi[2], roi[4], T(level.spatial_scale), p.pooled_height, p.sampling_ratio, p.aligned,
+                         level.height);
 }
 
-inline void validate(const char* op, const Params& p, const Tensor& values, const Tensor& rois) {
-  roi::check(op, values, rois, 5, p.pooled_height, p.pooled_width);
-  FV_CHECK(p.sampling_ratio <= kMostSamples, op, "expected sampling_ratio <= ", kMostSamples, ", got ",
-           p.sampling_ratio);
+template <class T>
+FV_HOST_DEVICE SampledAxis<T> columns_of(const Params& p, const Level& level, const T* roi) {
+  return sampled_axis<T>(roi[1], roi[3], T(level.spatial_scale), p.pooled_width, p.sampling_ratio, p.aligned,
+                         level.width);
 }
 
-inline Params forward_params(const char* op, const Tensor& input, const Tensor& rois, double spatial_scale,
-                             int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio, bool aligned) {
-  Params p{spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned, 0, 0, 0, 0};
-  validate(op, p, input, rois);
-  p.batch = input.size(0), p.channels = input.size(1), p.height = input.size(2), p.width = input.size(3);
-  return p;
+template <class T>
+FV_HOST_DEVICE AxisMotion<T> row_motion(const Params& p, const Level& level, const T* roi) {
+  return axis_motion(rows_of(p, level, roi), roi[2], roi[4], T(level.spatial_scale), p.pooled_height, p.aligned);
 }
 
-// grad [K, channels, pooled_height, pooled_width]
-inline Params backward_params(const char* op, const Tensor& grad, const Tensor& rois, double spatial_scale,
-                              int64_t batch, int64_t height, int64_t width, int64_t sampling_ratio, bool aligned) {
-  FV_CHECK(grad.dim() == 4, op, "expected grad of shape [K, C, P, Q], got ", shape_of(grad));
-  Params p{spatial_scale, grad.size(2), grad.size(3), sampling_ratio, aligned, batch, grad.size(1), height, width};
-  validate(op, p, grad, rois);
-  FV_CHECK(grad.size(0) == rois.size(0), op, "expected grad and rois of the same length, got ", shape_of(grad), " and ",
-           shape_of(rois));
-  FV_CHECK(batch >= 0 && height >= 0 && width >= 0, op, "expected an input size >= 0");
-  return p;
+template <class T>
+FV_HOST_DEVICE AxisMotion<T> column_motion(const Params& p, const Level& level, const T* roi) {
+  return axis_motion(columns_of(p, level, roi), roi[1], roi[3], T(level.spatial_scale), p.pooled_width, p.aligned);
+}
+
+// Where the values of each level are.
+template <class S>
+struct Maps {
+  S* data[kMostLevels];
+  Strides step[kMostLevels];
+};
+
+template <class S>
+Maps<S> maps_of(const std::vector<Tensor>& tensors) {
+  Maps<S> maps{};
+  for (size_t l = 0; l < tensors.size(); ++l) {
+    if constexpr (std::is_const_v<S>) {
+      maps.data[l] = tensors[l].const_data_ptr<std::remove_const_t<S>>();
+    } else {
+      maps.data[l] = tensors[l].mutable_data_ptr<S>();
+    }
+    maps.step[l] = strides_of(tensors[l]);
+  }
+  return maps;
 }
 
 }  // namespace fastvision::roi_align

@@ -1,10 +1,12 @@
 // roi_align on CUDA. Forward: one block per (roi, chunk of channels), the taps of A_y and A_x in shared memory.
 // Backward: one block per (tile of pixels, chunk of channels, image); it finds the rois that touch its tile, in order,
 // gathers their gradients and writes each pixel once: no zero fill, no atomics, the same bits in every run.
+#include <limits>
+
 #include "common/cuda_library.cuh"
 #include "common/dispatch.h"
 #include "roi/check_images.cuh"
-#include "roi/roi_align.h"
+#include "roi/roi_align.cuh"
 
 namespace fastvision::roi_align {
 namespace {
@@ -35,18 +37,19 @@ struct StagedAxis {
   }
 };
 
-template <class T>
+template <class T, class S>
 struct ForwardArgs {
   Params p;
+  Maps<const S> maps;
   const T* rois;  // [K, 5]
-  Strides in, out;
+  Strides out;
   int64_t chunk;  // channels a block
   bool channels_last;
 };
 
-// map [N, C, H, W], out [K, C, P, Q], both of any strides; grid (K, chunks of channels)
+// maps [N, C, H, W], out [K, C, P, Q], all of any strides; grid (K, chunks of channels)
 template <class T, class S>
-__global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __restrict__ map, S* __restrict__ out) {
+__global__ void __launch_bounds__(kBlock) pool(const __grid_constant__ ForwardArgs<T, S> args, S* __restrict__ out) {
   // [2, kStagedTaps] weights, [2, kStagedTaps] pixels, [P] and [Q] counts, at most kStagedTaps of each
   FV_DYNAMIC_SHARED(T, weights);
   const Params& p = args.p;
@@ -54,8 +57,9 @@ __global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __r
   int32_t* counts = pixels + 2 * kStagedTaps;
   const int64_t k = blockIdx.x;
   const T* roi = args.rois + 5 * k;
-  const SampledAxis<T> rows = rows_of(p, roi), columns = columns_of(p, roi);
-  const int64_t image = roi::image_of(p.batch, roi);
+  const int64_t image = roi::image_of(p.batch, roi), l = level_of(p, roi);
+  const Level& level = p.level[maximum(l, int64_t(0))];
+  const SampledAxis<T> rows = rows_of(p, level, roi), columns = columns_of(p, level, roi);
 
   StagedAxis<T> y{pixels, weights, counts, most_taps(rows)};
   StagedAxis<T> x{pixels + kStagedTaps, weights + kStagedTaps, counts + p.pooled_height, most_taps(columns)};
@@ -74,18 +78,21 @@ __global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __r
 
   const int64_t c0 = int64_t(blockIdx.y) * args.chunk, lanes = minimum(args.chunk, p.channels - c0);
   const int64_t bins = p.pooled_height * p.pooled_width;
+  const bool exists = image >= 0 && l >= 0;
+  const Strides in = exists ? args.maps.step[l] : Strides{};
+  const S* map = exists ? args.maps.data[l] + image * in.n : nullptr;
   for (int64_t e = threadIdx.x; e < lanes * bins; e += kBlock) {
     // neighbouring threads write neighbouring elements in either format
     const int64_t c = c0 + (args.channels_last ? e % lanes : e / bins), bin = args.channels_last ? e / lanes : e % bins;
     const int64_t i = bin / p.pooled_width, j = bin % p.pooled_width;
     T sum = 0;
-    if (image >= 0) {
-      const S* plane = map + image * args.in.n + c * args.in.c;
+    if (exists) {
+      const S* plane = map + c * in.c;
       const auto add_row = [&](int64_t row, T row_weight) {
-        const S* line = plane + row * args.in.h;
+        const S* line = plane + row * in.h;
         T row_sum = 0;
         const auto add = [&](int64_t column, T weight) {
-          row_sum += weight * static_cast<T>(line[column * args.in.w]);
+          row_sum += weight * static_cast<T>(line[column * in.w]);
         };
         if (staged) {
           x.for_each(j, add);
@@ -107,13 +114,14 @@ __global__ void __launch_bounds__(kBlock) pool(ForwardArgs<T> args, const S* __r
 constexpr int kTileRows = 8, kTileColumns = 32;  // kTileRows * kTileColumns == kBlock
 constexpr int kSlab = 32;                        // bins along an axis whose weights are in shared memory at a time
 
-template <class T>
+template <class T, class S>
 struct BackwardArgs {
   Params p;
+  Maps<S> maps;
   const T* rois;  // [K, 5]
   int64_t count;  // K
-  Strides grad, out;
-  int64_t column_tiles, tiles;  // of an image
+  Strides grad;
+  int64_t first_tile[kMostLevels + 1];  // of each level; tiles of a level are ordered by image, row and column
 };
 
 // Which pixels and channels a thread sums. channels_first: its own pixel, `kSums` channels; neighbours are columns.
@@ -132,8 +140,9 @@ struct Mapping {
 template <class T>
 FV_DEVICE bool may_touch(const SampledAxis<T>& axis, int64_t bins, int64_t low, int64_t length) {
   const T end = axis.start + axis.bin * T(bins);
-  const T first = minimum(axis.start, end) - 2, last = maximum(axis.start, end) + 2;
-  return last >= T(low) && first <= T(low + length);
+  // samples are within rounding of [start, end], and a border's value reaches a pixel further
+  const T slack = 2 + 8 * std::numeric_limits<T>::epsilon() * maximum(std::fabs(axis.start), std::fabs(end));
+  return maximum(axis.start, end) + slack >= T(low) && minimum(axis.start, end) - slack <= T(low + length);
 }
 
 // weights [bins, length]: bins [first, first + bins) of an axis at pixels [low, low + length). One thread a bin.
@@ -147,18 +156,23 @@ FV_DEVICE void restrict_taps(const SampledAxis<T>& axis, int64_t first, int bins
   }
 }
 
-// grad [K, C, P, Q], out [N, C, H, W]; grid (N * tiles, chunks of channels)
+// grad [K, C, P, Q], maps [N, C, H, W]; grid (tiles of all images and levels, chunks of channels)
 template <class T, class S, bool channels_last>
 __global__ void __launch_bounds__(kBlock)
-    unpool(BackwardArgs<T> args, const S* __restrict__ grad, S* __restrict__ out) {
+    unpool(const __grid_constant__ BackwardArgs<T, S> args, const S* __restrict__ grad) {
   using Map = Mapping<channels_last>;
   FV_SHARED(T, row_weights, [kSlab * kTileRows]);        // A_y restricted to a slab of bins and the rows of the tile
   FV_SHARED(T, column_weights, [kSlab * kTileColumns]);  // A_x likewise
   FV_SHARED(int64_t, touching, [kBlock]);
   FV_SHARED(int, warp_counts, [kBlock / 32]);
   const Params& p = args.p;
-  const int64_t n = blockIdx.x / args.tiles, tile = blockIdx.x % args.tiles;
-  const int64_t y0 = tile / args.column_tiles * kTileRows, x0 = tile % args.column_tiles * kTileColumns;
+  int64_t l = 0;
+  while (int64_t(blockIdx.x) >= args.first_tile[l + 1]) ++l;
+  const Level& level = p.level[l];
+  const int64_t column_tiles = ceil_div(level.width, int64_t(kTileColumns));
+  const int64_t tiles = column_tiles * ceil_div(level.height, int64_t(kTileRows));
+  const int64_t n = (blockIdx.x - args.first_tile[l]) / tiles, tile = (blockIdx.x - args.first_tile[l]) % tiles;
+  const int64_t y0 = tile / column_tiles * kTileRows, x0 = tile % column_tiles * kTileColumns;
   const int64_t c0 = int64_t(blockIdx.y) * Map::kChannels;
   const int t = threadIdx.x, warp = t / 32;
 
@@ -171,8 +185,9 @@ __global__ void __launch_bounds__(kBlock)
     bool touches = false;
     if (base + t < args.count) {
       const T* roi = args.rois + 5 * (base + t);
-      touches = roi::image_of(p.batch, roi) == n && may_touch(rows_of(p, roi), p.pooled_height, y0, kTileRows) &&
-                may_touch(columns_of(p, roi), p.pooled_width, x0, kTileColumns);
+      touches = roi::image_of(p.batch, roi) == n && level_of(p, roi) == l &&
+                may_touch(rows_of(p, level, roi), p.pooled_height, y0, kTileRows) &&
+                may_touch(columns_of(p, level, roi), p.pooled_width, x0, kTileColumns);
     }
     const unsigned votes = __ballot_sync(0xffffffffu, touches);
     if (t % 32 == 0) warp_counts[warp] = __popc(votes);
@@ -187,7 +202,8 @@ __global__ void __launch_bounds__(kBlock)
 
     for (int f = 0; f < found; ++f) {
       const int64_t k = touching[f];
-      const SampledAxis<T> rows = rows_of(p, args.rois + 5 * k), columns = columns_of(p, args.rois + 5 * k);
+      const T* roi = args.rois + 5 * k;
+      const SampledAxis<T> rows = rows_of(p, level, roi), columns = columns_of(p, level, roi);
       for (int64_t i0 = 0; i0 < p.pooled_height; i0 += kSlab) {
         for (int64_t j0 = 0; j0 < p.pooled_width; j0 += kSlab) {
           const int bins_y = int(minimum(p.pooled_height - i0, int64_t(kSlab)));
@@ -218,74 +234,71 @@ __global__ void __launch_bounds__(kBlock)
     }
   }
 
+  const Strides out = args.maps.step[l];
 #pragma unroll
   for (int s = 0; s < Map::kSums; ++s) {
     const int64_t c = c0 + Map::channel(s);
     const int64_t y = y0 + Map::pixel(s) / kTileColumns, x = x0 + Map::pixel(s) % kTileColumns;
-    if (c < p.channels && y < p.height && x < p.width) {
-      out[n * args.out.n + c * args.out.c + y * args.out.h + x * args.out.w] = static_cast<S>(sums[s]);
+    if (c < p.channels && y < level.height && x < level.width) {
+      args.maps.data[l][n * out.n + c * out.c + y * out.h + x * out.w] = static_cast<S>(sums[s]);
     }
   }
 }
 
-Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
-               int64_t pooled_width, int64_t sampling_ratio, bool aligned) {
-  constexpr const char* kOp = "roi_align";
-  const Params p =
-      forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned);
-  const int64_t count = rois.size(0);
-  const bool channels_last = is_channels_last(input);
-  Tensor output = empty_map(input, count, p.channels, pooled_height, pooled_width, channels_last);
-  if (output.numel() == 0) return output;
-  dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
+}  // namespace
+
+void Cuda::pool(const char* op, const Params& p, const Tensors& maps, const Tensor& rois, Tensor& output) {
+  if (output.numel() == 0) return;
+  dispatch_floating(op, output.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
-    const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
-    roi::check_images<T>(kOp, p.batch, plain);
+    roi::check_images<T>(op, p.batch, rois);
+    const bool channels_last = is_channels_last(output);
     const int64_t chunk = channels_last ? 256 : 64;
-    const ForwardArgs<T> args{
-        p, plain.const_data_ptr<T>(), strides_of(input), strides_of(output), chunk, channels_last};
-    const int64_t counts = minimum(pooled_height, int64_t(kStagedTaps)) + minimum(pooled_width, int64_t(kStagedTaps));
+    const ForwardArgs<T, S> args{
+        p, maps_of<const S>(maps), rois.const_data_ptr<T>(), strides_of(output), chunk, channels_last};
+    const int64_t most = kStagedTaps;
+    const int64_t counts = minimum(p.pooled_height, most) + minimum(p.pooled_width, most);
     const size_t shared = 2 * kStagedTaps * (sizeof(T) + sizeof(int32_t)) + counts * sizeof(int32_t);
-    launch(kOp, &pool<T, S>, {dim3(blocks_for(count, 1), blocks_for(p.channels, chunk)), kBlock, shared}, input, args,
-           input.const_data_ptr<S>(), output.mutable_data_ptr<S>());
+    const dim3 grid(blocks_for(rois.size(0), 1), blocks_for(p.channels, chunk));
+    launch(op, &roi_align::pool<T, S>, {grid, kBlock, shared}, output, args, output.mutable_data_ptr<S>());
   });
-  return output;
 }
 
-Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, int64_t batch, int64_t height,
-                int64_t width, int64_t sampling_ratio, bool aligned, bool channels_last) {
-  constexpr const char* kOp = "roi_align_backward";
-  const Params p = backward_params(kOp, grad, rois, spatial_scale, batch, height, width, sampling_ratio, aligned);
-  Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
-  if (output.numel() == 0) return output;
-  if (rois.size(0) == 0) return torch::stable::zero_(output);
-  dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
+void Cuda::unpool(const char* op, const Params& p, const Tensor& grad, const Tensor& rois, Tensors& maps) {
+  if (rois.size(0) == 0) {
+    for (Tensor& map : maps) torch::stable::zero_(map);
+    return;
+  }
+  dispatch_floating(op, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
-    const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
-    roi::check_images<T>(kOp, p.batch, plain);
-    const int64_t column_tiles = ceil_div(width, int64_t(kTileColumns));
-    const int64_t tiles = column_tiles * ceil_div(height, int64_t(kTileRows));
-    const BackwardArgs<T> args{
-        p, plain.const_data_ptr<T>(), rois.size(0), strides_of(grad), strides_of(output), column_tiles, tiles};
+    roi::check_images<T>(op, p.batch, rois);
+    BackwardArgs<T, S> args{p, maps_of<S>(maps), rois.const_data_ptr<T>(), rois.size(0), strides_of(grad), {}};
+    bool channels_last = false;
+    for (int64_t l = 0; l < p.levels; ++l) {
+      const int64_t tiles = ceil_div(p.level[l].width, int64_t(kTileColumns)) *
+                            ceil_div(p.level[l].height, int64_t(kTileRows));
+      args.first_tile[l + 1] = args.first_tile[l] + p.batch * tiles;
+      channels_last = channels_last || is_channels_last(maps[l]);
+    }
     const auto run = [&](auto kernel, int channels) {
-      const dim3 grid(blocks_for(batch * tiles, 1), blocks_for(p.channels, channels));
-      launch(kOp, kernel, {grid, kBlock}, grad, args, grad.const_data_ptr<S>(), output.mutable_data_ptr<S>());
+      const dim3 grid(blocks_for(args.first_tile[p.levels], 1), blocks_for(p.channels, channels));
+      launch(op, kernel, {grid, kBlock}, grad, args, grad.const_data_ptr<S>());
     };
     if (channels_last) {
-      run(&unpool<T, S, true>, Mapping<true>::kChannels);
+      run(&roi_align::unpool<T, S, true>, Mapping<true>::kChannels);
     } else {
-      run(&unpool<T, S, false>, Mapping<false>::kChannels);
+      run(&roi_align::unpool<T, S, false>, Mapping<false>::kChannels);
     }
   });
-  return output;
 }
 
-}  // namespace
 }  // namespace fastvision::roi_align
 
 FV_CUDA_LIBRARY(m) {
-  m.impl("roi_align", TORCH_BOX(&fastvision::roi_align::forward));
-  m.impl("roi_align_backward", TORCH_BOX(&fastvision::roi_align::backward));
+  using fastvision::roi_align::Cuda;
+  m.impl("roi_align", TORCH_BOX(&fastvision::roi_align::roi_align<Cuda>));
+  m.impl("roi_align_backward", TORCH_BOX(&fastvision::roi_align::roi_align_backward<Cuda>));
+  m.impl("roi_align_box_gradients", TORCH_BOX(&fastvision::roi_align::roi_align_box_gradients<Cuda>));
 }

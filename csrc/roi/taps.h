@@ -16,10 +16,16 @@ struct AxisTaps {
   int32_t low = INT32_MAX, high = -1;  // smallest and largest pixel
 
   void build(const SampledAxis<T>& axis, int64_t bins) {
+    build(bins, [&](int64_t b, const auto& emit) { for_each_tap(axis, b, emit); });
+  }
+
+  // taps_of(bin, emit) calls emit(pixel, weight)
+  template <class TapsOf>
+  void build(int64_t bins, const TapsOf& taps_of) {
     offsets.assign(1, 0), pixels.clear(), slots.clear(), weights.clear(), columns.clear();
     low = INT32_MAX, high = -1;
     for (int64_t b = 0; b < bins; ++b) {
-      for_each_tap(axis, b, [&](int64_t pixel, T weight) {
+      taps_of(b, [&](int64_t pixel, T weight) {
         pixels.push_back(int32_t(pixel)), weights.push_back(weight);
         slots.push_back(slot_of(int32_t(pixel)));
         low = std::min(low, int32_t(pixel)), high = std::max(high, int32_t(pixel));
@@ -28,6 +34,7 @@ struct AxisTaps {
     }
   }
 
+  int64_t bins() const { return int64_t(offsets.size()) - 1; }
   bool empty() const { return pixels.empty(); }
 
  private:

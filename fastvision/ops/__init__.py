@@ -6,15 +6,17 @@ bfloat16 (half types are stored as half; coordinates and sums are float32).
 
 from fastvision.ops.boxes import box_area, box_iou, decode_boxes, encode_boxes
 from fastvision.ops.nms import batched_nms, nms
-from fastvision.ops.roi import RoIAlign, roi_align
+from fastvision.ops.roi import MultiScaleRoIAlign, RoIAlign, multiscale_roi_align, roi_align
 
 __all__ = [
+    "MultiScaleRoIAlign",
     "RoIAlign",
     "batched_nms",
     "box_area",
     "box_iou",
     "decode_boxes",
     "encode_boxes",
+    "multiscale_roi_align",
     "nms",
     "roi_align",
 ]

@@ -1,5 +1,6 @@
 """RoI pooling, one file per op."""
 
+from fastvision.ops.roi.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
 from fastvision.ops.roi.roi_align import RoIAlign, roi_align
 
-__all__ = ["RoIAlign", "roi_align"]
+__all__ = ["MultiScaleRoIAlign", "RoIAlign", "multiscale_roi_align", "roi_align"]

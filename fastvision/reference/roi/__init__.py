@@ -1,5 +1,6 @@
 """RoI pooling in plain PyTorch, one file per op."""
 
+from fastvision.reference.roi.multiscale_roi_align import multiscale_roi_align
 from fastvision.reference.roi.roi_align import roi_align
 
-__all__ = ["roi_align"]
+__all__ = ["multiscale_roi_align", "roi_align"]
