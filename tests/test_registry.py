@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from fastvision import _library, ops
 from fastvision.testing.case import OpCase
@@ -39,7 +40,7 @@ def test_every_op_has_a_case(name: str) -> None:
     assert [c.name for c in CASES if name in c.torch_ops], f"fastvision::{name} is in no OpCase"
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_public_op_and_reference_agree_on_the_signature(case: OpCase) -> None:
     assert case.name in ops.__all__
     public, plain = inspect.signature(case.op), inspect.signature(case.op.reference)  # type: ignore[attr-defined]
@@ -62,7 +63,7 @@ def test_signature_begins_with_torchvisions(name: str) -> None:
 
 
 @pytest.mark.skipif(not CHANGELOG.exists(), reason="an installed package has no changelog")
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_changelog_names_the_op(case: OpCase) -> None:
     assert f"`{case.name}`" in CHANGELOG.read_text()
 
@@ -76,25 +77,27 @@ class _Recorder(torch.utils._python_dispatch.TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "fastvision":
-            self.calls.append((func, tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in args)))
+            self.calls.append((func, tree_map_only(torch.Tensor, torch.Tensor.detach, tuple(args))))
         return func(*args, **(kwargs or {}))
 
 
-def _leaf(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
+def _leaves(values: Any) -> Any:
+    return tree_map_only(torch.Tensor, _leaf, values)
+
+
+def _leaf(value: torch.Tensor) -> torch.Tensor:
     value = value.detach().clone(memory_format=torch.preserve_format)
     return value.requires_grad_(value.is_floating_point())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_opcheck(case: OpCase, device: torch.device) -> None:
     """torch's own check of schema, fake kernel, autograd registration and tracing, for every op the case is made of."""
     seen: set[str] = set()
     samples = list(case.gradient_samples(device)) if case.gradient_samples else []
     samples += list(case.samples(device, torch.float32))[-7:]
     for sample in samples:
-        args = [_leaf(a) if i in case.differentiable else a for i, a in enumerate(sample.args)]
+        args = [_leaves(a) if i in case.differentiable else a for i, a in enumerate(sample.args)]
         with _Recorder() as recorder:
             out = case.op(*args, **sample.kwargs)
             if case.differentiable:
@@ -103,6 +106,6 @@ def test_opcheck(case: OpCase, device: torch.device) -> None:
             name = op._schema.name.removeprefix("fastvision::")
             seen.add(name)
             # only a linear op's backward can be differentiated again
-            leaves = case.differentiable and (case.linear or not name.endswith("_backward"))
-            torch.library.opcheck(op, tuple(map(_leaf, op_args)) if leaves else op_args)
+            leaves = case.differentiable and (case.linear or not name.endswith(("_backward", "_gradients")))
+            torch.library.opcheck(op, _leaves(op_args) if leaves else op_args)
     assert seen == set(case.torch_ops)

@@ -121,7 +121,8 @@ struct AxisMotion {
 template <class T>
 FV_HOST_DEVICE AxisMotion<T> axis_motion(const SampledAxis<T>& axis, T low, T high, T spatial_scale, int64_t bins,
                                          bool aligned) {
-  return {spatial_scale, T(bins), axis.samples, !aligned && mul_rn(high, spatial_scale) - mul_rn(low, spatial_scale) < T(1)};
+  return {spatial_scale, T(bins), axis.samples,
+          !aligned && mul_rn(high, spatial_scale) - mul_rn(low, spatial_scale) < T(1)};
 }
 
 // d position / d (low edge) and d position / d (high edge) of a sample of bin `index`; zero where the border holds it.

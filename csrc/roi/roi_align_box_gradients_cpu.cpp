@@ -1,8 +1,8 @@
 // Gradients of roi_align with respect to the rois, on the CPU.
 //
 // An edge of a roi moves every sample of its axis; the pooled map changes by D_y F A_x^T or A_y F D_x^T, where the rows
-// of D are those of A with each sample's weights replaced by its slope. The gradient is the dot product of that with the
-// gradient of the pooled map: summed over the lanes of a block of channels first, then over the blocks in order.
+// of D are those of A with each sample's weights replaced by its slope. The gradient is the dot product of that with
+// the gradient of the pooled map: summed over the lanes of a block of channels first, then over the blocks in order.
 #include "common/dispatch.h"
 #include "roi/blocks.h"
 #include "roi/roi_align_cpu.h"
@@ -44,8 +44,9 @@ template <class T>
                                          const Vector<T>* grad, Buffer<Vector<T>>& columns) {
   if (y.empty() || x.empty()) return 0;
   Vector<T> total;
-  roi::pool<T>(roi::vectors_of(map), y, x, columns.data(), [&](int64_t bin, int64_t, const Vector<T>& sum)
-                                                          __attribute__((always_inline)) { total.add(sum, grad[bin]); });
+  roi::pool<T>(roi::vectors_of(map), y, x, columns.data(),
+               [&](int64_t bin, int64_t, const Vector<T>& sum)
+                   __attribute__((always_inline)) { total.add(sum, grad[bin]); });
   return total.sum();
 }
 

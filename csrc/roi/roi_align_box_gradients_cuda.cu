@@ -1,5 +1,5 @@
-// Gradients of roi_align with respect to the rois, on CUDA: one block a roi, which adds the slopes of all samples of all
-// channels, each thread its own bins, and the threads in a fixed order.
+// Gradients of roi_align with respect to the rois, on CUDA: one block a roi, which adds the slopes of all samples of
+// all channels, each thread its own bins, and the threads in a fixed order.
 #include "common/cuda_library.cuh"
 #include "common/dispatch.h"
 #include "roi/check_images.cuh"

@@ -91,9 +91,7 @@ __global__ void __launch_bounds__(kBlock) pool(const __grid_constant__ ForwardAr
       const auto add_row = [&](int64_t row, T row_weight) {
         const S* line = plane + row * in.h;
         T row_sum = 0;
-        const auto add = [&](int64_t column, T weight) {
-          row_sum += weight * static_cast<T>(line[column * in.w]);
-        };
+        const auto add = [&](int64_t column, T weight) { row_sum += weight * static_cast<T>(line[column * in.w]); };
         if (staged) {
           x.for_each(j, add);
         } else {
@@ -255,8 +253,8 @@ void Cuda::pool(const char* op, const Params& p, const Tensors& maps, const Tens
     roi::check_images<T>(op, p.batch, rois);
     const bool channels_last = is_channels_last(output);
     const int64_t chunk = channels_last ? 256 : 64;
-    const ForwardArgs<T, S> args{
-        p, maps_of<const S>(maps), rois.const_data_ptr<T>(), strides_of(output), chunk, channels_last};
+    const ForwardArgs<T, S> args{p,     maps_of<const S>(maps), rois.const_data_ptr<T>(), strides_of(output),
+                                 chunk, channels_last};
     const int64_t most = kStagedTaps;
     const int64_t counts = minimum(p.pooled_height, most) + minimum(p.pooled_width, most);
     const size_t shared = 2 * kStagedTaps * (sizeof(T) + sizeof(int32_t)) + counts * sizeof(int32_t);
@@ -277,8 +275,8 @@ void Cuda::unpool(const char* op, const Params& p, const Tensor& grad, const Ten
     BackwardArgs<T, S> args{p, maps_of<S>(maps), rois.const_data_ptr<T>(), rois.size(0), strides_of(grad), {}};
     bool channels_last = false;
     for (int64_t l = 0; l < p.levels; ++l) {
-      const int64_t tiles = ceil_div(p.level[l].width, int64_t(kTileColumns)) *
-                            ceil_div(p.level[l].height, int64_t(kTileRows));
+      const int64_t tiles =
+          ceil_div(p.level[l].width, int64_t(kTileColumns)) * ceil_div(p.level[l].height, int64_t(kTileRows));
       args.first_tile[l + 1] = args.first_tile[l] + p.batch * tiles;
       channels_last = channels_last || is_channels_last(maps[l]);
     }

@@ -54,8 +54,8 @@ inline Params forward_params(const char* op, const Tensors& maps, const Tensor& 
   p.batch = maps[0].size(0);
   for (size_t l = 0; l < maps.size(); ++l) {
     const Tensor& map = maps[l];
-    FV_CHECK(map.dim() == 4 && map.size(0) == p.batch && map.size(1) == p.channels, op, "expected feature maps of shape [",
-             p.batch, ", ", p.channels, ", H, W], got ", shape_of(map));
+    FV_CHECK(map.dim() == 4 && map.size(0) == p.batch && map.size(1) == p.channels, op,
+             "expected feature maps of shape [", p.batch, ", ", p.channels, ", H, W], got ", shape_of(map));
     FV_CHECK(map.scalar_type() == maps[0].scalar_type(), op, "expected feature maps of one dtype");
     check_same_device(op, "the feature maps", map, "each other", maps[0]);
     p.level[l].height = map.size(2), p.level[l].width = map.size(3);

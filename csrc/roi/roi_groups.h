@@ -40,9 +40,7 @@ struct RoiGroups {
   }
 
   // The map of the roi at position r of `order`.
-  int64_t map_at(int64_t r) const {
-    return std::upper_bound(offsets.begin(), offsets.end(), r) - offsets.begin() - 1;
-  }
+  int64_t map_at(int64_t r) const { return std::upper_bound(offsets.begin(), offsets.end(), r) - offsets.begin() - 1; }
 
   // [begin, end) in `order` of one of `parts` parts of the rois of map m
   std::pair<int64_t, int64_t> range(int64_t m, int64_t part = 0, int64_t parts = 1) const {

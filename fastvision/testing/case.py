@@ -46,11 +46,12 @@ class OpCase:
 
     Attributes:
         name: of the public function in ``fastvision.ops``.
+        variant: tells cases of one function apart.
         op: the function; its plain PyTorch twin is ``op.reference``.
         torch_ops: the ``torch.ops.fastvision`` ops it is made of.
         samples: ``(device, dtype) -> calls``, edge cases included, the same in every run.
         gradient_samples: calls in float64, away from kinks, for gradcheck; None if not differentiable.
-        differentiable: positions in ``args`` that gradients flow to.
+        differentiable: positions in ``args`` that gradients flow to; tensors or lists of tensors.
         linear: linear in those arguments, so that gradgradcheck applies.
         work: cost of a call.
         exact: outputs are indices and must be equal.
@@ -65,4 +66,9 @@ class OpCase:
     differentiable: tuple[int, ...] = ()
     linear: bool = False
     exact: bool = False
+    variant: str = ""
     tolerances: Mapping[torch.dtype, tuple[float, float]] = field(default_factory=lambda: TOLERANCES)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name} {self.variant}".strip()

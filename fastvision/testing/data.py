@@ -52,6 +52,11 @@ def random_rois(count: int, images: int, height: float, width: float, seed: int 
     return torch.cat([image, corner, torch.minimum(corner + side, extent)], dim=1)
 
 
+def boxes_of_images(rois: Tensor, images: int) -> list[Tensor]:
+    """rois [K, 5] -> the boxes of each image, [K_i, 4]."""
+    return [rois[rois[:, 0] == image, 1:] for image in range(images)]
+
+
 def feature_map(n: int, c: int, h: int, w: int, seed: int = 0) -> Tensor:
     """[n, c, h, w] of standard normal values."""
     return torch.randn(n, c, h, w, generator=generator(seed))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from fastvision import _library
 from fastvision.testing.case import DTYPES, OpCase, Sample
 from fastvision.testing.cases import CASES
 
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to compare")
-by_name = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-differentiable = pytest.mark.parametrize("case", [c for c in CASES if c.differentiable], ids=lambda c: c.name)
+by_name = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+differentiable = pytest.mark.parametrize("case", [c for c in CASES if c.differentiable], ids=lambda c: c.id)
 CPU = torch.device("cpu")
 
 
@@ -27,11 +30,24 @@ def widened(sample: Sample) -> Sample:
     """The same numbers in float64, floating tensors only."""
 
     def widen(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value.double()
-        return [widen(v) for v in value] if isinstance(value, list) else value
+        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
-    return Sample(sample.name, tuple(map(widen, sample.args)), sample.kwargs)
+    return Sample(sample.name, tree_map(widen, sample.args), sample.kwargs)
+
+
+def differentiated(case: OpCase, sample: Sample) -> tuple[list[Tensor], Any]:
+    """Leaves that require gradients, and the op as a function of them."""
+    found, spec = tree_flatten([sample.args[i] for i in case.differentiable])
+    leaves = [t.detach().clone().requires_grad_() for t in found]
+
+    def function(op: Any, *tensors: Tensor) -> Tensor:
+        args = list(sample.args)
+        for position, value in zip(case.differentiable, tree_unflatten(list(tensors), spec), strict=True):
+            args[position] = value
+        result: Tensor = op(*args, **sample.kwargs)
+        return result
+
+    return leaves, function
 
 
 def assert_close(case: OpCase, sample: Sample, actual: Tensor, expected: Tensor) -> None:
@@ -61,11 +77,8 @@ def test_gradients_equal_the_reference(case: OpCase, dtype: torch.dtype, device:
         grads = []
         out_dtype = call(case.op, sample).dtype  # what flows back is rounded to it
         for op, one in ((case.op, sample), (case.op.reference, widened(sample))):
-            leaves = [one.args[i].detach().clone().requires_grad_() for i in case.differentiable]
-            args = list(one.args)
-            for position, leaf in zip(case.differentiable, leaves, strict=True):
-                args[position] = leaf
-            out = op(*args, **one.kwargs)
+            leaves, function = differentiated(case, one)
+            out = function(op, *leaves)
             weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64, device=device).reshape(out.shape)
             grads.append(torch.autograd.grad((out.double() * weight).sum(), leaves))
         for actual, expected in zip(*grads, strict=True):
@@ -86,18 +99,11 @@ def test_gradients_equal_the_reference(case: OpCase, dtype: torch.dtype, device:
 def test_gradcheck(case: OpCase, device: torch.device) -> None:
     assert case.gradient_samples is not None
     for sample in case.gradient_samples(device):
-
-        def function(*leaves: Tensor, sample: Sample = sample) -> Tensor:
-            args = list(sample.args)
-            for position, leaf in zip(case.differentiable, leaves, strict=True):
-                args[position] = leaf
-            result: Tensor = case.op(*args, **sample.kwargs)
-            return result
-
-        leaves = tuple(sample.args[i].detach().clone().requires_grad_() for i in case.differentiable)
-        assert torch.autograd.gradcheck(function, leaves)
+        leaves, call_op = differentiated(case, sample)
+        function = functools.partial(call_op, case.op)
+        assert torch.autograd.gradcheck(function, tuple(leaves))
         if case.linear:
-            assert torch.autograd.gradgradcheck(function, leaves)
+            assert torch.autograd.gradgradcheck(function, tuple(leaves))
         else:
             out = function(*leaves)
             grads = torch.autograd.grad(out.sum(), leaves, create_graph=True)
@@ -120,11 +126,11 @@ def test_torch_export(case: OpCase, device: torch.device) -> None:
             super().__init__()
             self.rest, self.kwargs = rest, dict(kwargs)
 
-        def forward(self, *tensors: Tensor) -> Tensor:
+        def forward(self, *tensors: Any) -> Tensor:
             return call(case.op, Sample("", (*tensors, *self.rest), self.kwargs))
 
     sample = next(s for s in case.samples(device, torch.float32) if all(len(a) for a in s.args[:2]))
-    tensors = tuple(a for a in sample.args if isinstance(a, Tensor))
+    tensors = tuple(itertools.takewhile(lambda a: isinstance(a, (Tensor, list)), sample.args))
     model = Model(sample.args[len(tensors) :], sample.kwargs)
     exported = torch.export.export(model, tensors)
     assert_close(case, sample, exported.module()(*tensors), model(*tensors))

@@ -12,9 +12,7 @@ from fastvision.reference.roi.roi_align import roi_align
 from fastvision.reference.roi.rois import to_rois, to_size
 
 
-def levels_of(
-    rois: Tensor, spatial_scales: Sequence[float], canonical_scale: float, canonical_level: float
-) -> Tensor:
+def levels_of(rois: Tensor, spatial_scales: Sequence[float], canonical_scale: float, canonical_level: float) -> Tensor:
     """[K] position in the pyramid, -1 where the area is negative or NaN."""
     if len(spatial_scales) == 1:
         return torch.zeros(len(rois), dtype=torch.long, device=rois.device)

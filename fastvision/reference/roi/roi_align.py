@@ -17,9 +17,9 @@ def sampling_matrix(start: Tensor, length: Tensor, bins: int, sampling_ratio: in
     A sample outside [-1, size] counts as zero; one in the outermost half pixel takes the border's value.
     """
     matrix = start.new_zeros(bins, size)
-    if not (math.isfinite(start) and math.isfinite(length)):
+    if not (start.isfinite() and length.isfinite()):
         return matrix
-    samples = sampling_ratio if sampling_ratio > 0 else math.ceil(length / bins)
+    samples = sampling_ratio if sampling_ratio > 0 else math.ceil(length.item() / bins)
     if samples <= 0 or size == 0:
         return matrix
     bin_length = length / bins

@@ -49,6 +49,36 @@ def _roi_align_gradients(device: torch.device) -> Iterator[Sample]:
     yield Sample("channels_last", (features.to(memory_format=torch.channels_last), rois, 3, 0.5, 2))
 
 
+def _box_gradients(sample: Sample) -> Sample:
+    return Sample(sample.name, sample.args, {**sample.kwargs, "box_gradients": True})
+
+
+def _box_gradient_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    """Rois in float64, that no sample is within rounding of a kink: there the gradient has no one value."""
+    features = data.feature_map(2, 20, 25, 31).to(device, dtype)
+    rois = data.random_rois(9, 2, 100.0, 124.0).to(device, features.dtype if dtype == torch.float64 else torch.float32)
+    last = features.to(memory_format=torch.channels_last)
+    for ratio, aligned in ((2, False), (3, True), (0, True)):
+        yield _box_gradients(Sample(f"ratio {ratio}", (features, rois, (7, 5), 0.25, ratio, aligned)))
+    yield _box_gradients(Sample("channels_last", (last, rois, (3, 2), 0.25, 2)))
+    yield _box_gradients(Sample("strided", (features[:, ::3, 1:, ::2], rois, 4, 0.25, 2)))
+    yield _box_gradients(Sample("no rois", (features, rois[:0], 7, 0.25, 2)))
+    small = torch.tensor([[0, 5.1, 5.2, 5.4, 5.7], [1, -3.2, -4.1, 30.3, 28.8], [0, 200, 200, 220, 230]])
+    yield _box_gradients(Sample("small, sticking out, outside", (features, small.to(rois), 3, 1.0, 2)))
+    bad = torch.tensor([[0, float("nan"), 1, 9, 9], [1, 1, 1, float("inf"), 9]])
+    yield _box_gradients(Sample("nan and inf rois", (features, bad.to(rois), 3, 1.0, 2)))
+
+
+def _box_gradient_gradients(device: torch.device) -> Iterator[Sample]:
+    """Lists of boxes: the image index of a roi is no number to differentiate by."""
+    features = data.feature_map(2, 3, 7, 6).to(device, torch.float64)
+    boxes = data.boxes_of_images(data.random_rois(4, 2, 7.0, 6.0).to(device, torch.float64), 2)
+    yield _box_gradients(Sample("ratio 2", (features, boxes, 3, 1.0, 2)))
+    yield _box_gradients(Sample("adaptive", (features, boxes, (2, 4), 1.0, 0, True)))
+    tiny = torch.tensor([[2.1, 1.2, 2.6, 1.9], [3.3, 2.2, 3.4, 4.7]], dtype=torch.float64, device=device)
+    yield _box_gradients(Sample("shorter than a pixel", (features, [tiny, tiny[:0]], 2, 1.0, 2)))
+
+
 def _roi_align_work(sample: Sample) -> Work:
     features, rois, size = sample.args[:3]
     bins = size * size if isinstance(size, int) else size[0] * size[1]
@@ -66,5 +96,15 @@ CASES = (
         gradient_samples=_roi_align_gradients,
         differentiable=(0,),
         linear=True,
+    ),
+    OpCase(
+        "roi_align",
+        ops.roi_align,
+        ("roi_align", "roi_align_backward", "roi_align_box_gradients"),
+        _box_gradient_samples,
+        _roi_align_work,
+        gradient_samples=_box_gradient_gradients,
+        differentiable=(0, 1),
+        variant="box_gradients",
     ),
 )
