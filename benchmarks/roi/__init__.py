@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from benchmarks.roi import roi_align
+from benchmarks.roi import multiscale_roi_align, roi_align
 from benchmarks.workload import Options, Workload
 
 
 def workloads(options: Options) -> Iterator[Workload]:
     yield from roi_align.workloads(options)
+    yield from multiscale_roi_align.workloads(options)

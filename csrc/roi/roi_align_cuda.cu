@@ -139,7 +139,8 @@ template <class T>
 FV_DEVICE bool may_touch(const SampledAxis<T>& axis, int64_t bins, int64_t low, int64_t length) {
   const T end = axis.start + axis.bin * T(bins);
   // samples are within rounding of [start, end], and a border's value reaches a pixel further
-  const T slack = 2 + 8 * std::numeric_limits<T>::epsilon() * maximum(std::fabs(axis.start), std::fabs(end));
+  constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
+  const T slack = 2 + 8 * kEpsilon * maximum(std::fabs(axis.start), std::fabs(end));
   return maximum(axis.start, end) + slack >= T(low) && minimum(axis.start, end) - slack <= T(low + length);
 }
 

@@ -1,7 +1,7 @@
 """What of torchvision fastvision takes over.
 
-``RoIAlign`` and ``MultiScaleRoIAlign`` call torchvision's ``roi_align`` and so come along, also in models that exist
-already; the classes stay torchvision's, and ``isinstance`` stays true.
+Modules such as ``RoIAlign`` and ``MultiScaleRoIAlign`` call the functions replaced here and so come along, also in
+models that exist already; the classes stay torchvision's, and ``isinstance`` stays true.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fastvision import ops
 from fastvision._library import build_info
@@ -24,12 +25,14 @@ from fastvision.interop.patching import Replacement
 def replacements() -> list[Replacement]:
     """The table. Raises ImportError where torchvision is missing or broken."""
     boxes, roi_align = _module("torchvision.ops.boxes"), _module("torchvision.ops.roi_align")
+    poolers = _module("torchvision.ops.poolers")
     coder = _module("torchvision.models.detection._utils").BoxCoder
     table: list[tuple[ModuleType | type, str, Callable[..., Any]]] = [
         (boxes, "nms", ops.nms),
         (boxes, "batched_nms", ops.batched_nms),
         (boxes, "box_iou", ops.box_iou),
         (roi_align, "roi_align", ops.roi_align),
+        (poolers, "_multiscale_roi_align", _multiscale_roi_align),
         (coder, "encode_single", _encode_single),
         (coder, "decode_single", _decode_single),
     ]
@@ -81,7 +84,7 @@ def _routed(original: Callable[..., Any], substitute: Callable[..., Any]) -> Cal
 
     @functools.wraps(original)
     def routed(*args: Any, **kwargs: Any) -> Any:
-        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        tensors = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if tracing or any(t.device.type not in devices or t.is_quantized for t in tensors):
             return original(*args, **kwargs)
@@ -96,3 +99,22 @@ def _encode_single(coder: Any, reference_boxes: Tensor, proposals: Tensor) -> Te
 
 def _decode_single(coder: Any, rel_codes: Tensor, boxes: Tensor) -> Tensor:
     return ops.decode_boxes(rel_codes, boxes, coder.weights, scale_clamp=coder.bbox_xform_clip)
+
+
+def _multiscale_roi_align(
+    x_filtered: list[Tensor],
+    boxes: list[Tensor],
+    output_size: list[int],
+    sampling_ratio: int,
+    scales: list[float],
+    mapper: Any,
+) -> Tensor:
+    return ops.multiscale_roi_align(
+        x_filtered,
+        boxes,
+        output_size,
+        spatial_scales=scales,
+        sampling_ratio=sampling_ratio,
+        canonical_scale=mapper.s0,
+        canonical_level=mapper.lvl0,
+    )

@@ -97,6 +97,25 @@ def test_enormous_adaptive_roi_is_bounded_work(size: float, device: torch.device
     assert out.max() <= 2 * 90 / (2 * size / 3) ** 2
 
 
+def test_rois_from_afar(device: torch.device) -> None:
+    """Coordinates of 4e8 pixels are multiples of 32; what their samples touch is decided by the same rounding."""
+    g = data.generator(5)
+    features = data.feature_map(1, 2, 40, 40).to(device)
+    rois = torch.rand(100, 5, generator=g) * 60 - 30
+    rois[:, 0] = 0
+    rois[:50, 1:3] -= 4e8 * (1 + torch.rand(50, 2, generator=g))
+    rois[50:, 3:] += 4e8 * (1 + torch.rand(50, 2, generator=g))
+    for roi in rois.to(device).split(1):
+        out, gradient = pooled_and_gradient(ops.roi_align, features, roi, 7, 1.0, 0)
+        weight = torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape)
+        # the backward is the transpose of the forward, to the last roi
+        forward, backward = out * weight, gradient * features
+        torch.testing.assert_close(
+            forward.sum(), backward.sum(), rtol=0, atol=1e-5 * float(forward.detach().abs().sum())
+        )
+    assert ops.roi_align(features, rois.to(device), 7, 1.0, 0).any()
+
+
 def test_image_index_out_of_range(device: torch.device) -> None:
     features = data.feature_map(2, 3, 8, 9).to(device)
     for index in (2.0, -1.0, NAN, 1e30):
