@@ -83,7 +83,7 @@ def test_calls_arrive(torchvision: Any) -> None:
     ops = torchvision.ops
     idxs = torch.arange(200) % 3
     coder = torchvision.models.detection._utils.BoxCoder((1.0, 1.0, 1.0, 1.0))
-    existing = ops.RoIAlign(3, 0.25, 2)
+    existing, pooler = ops.RoIAlign(3, 0.25, 2), ops.MultiScaleRoIAlign(["0"], 3, 2)
     with fastvision.patch("torchvision"):
         assert namespaces(ops.nms, BOXES, SCORES, 0.5) == {"fastvision"}
         assert namespaces(ops.nms, boxes=BOXES, scores=SCORES, iou_threshold=0.5) == {"fastvision"}
@@ -91,6 +91,7 @@ def test_calls_arrive(torchvision: Any) -> None:
         assert namespaces(ops.box_iou, BOXES, BOXES) == {"fastvision"}
         assert namespaces(ops.roi_align, MAP, ROIS, 3, 0.25) == {"fastvision"}
         assert namespaces(existing, MAP, ROIS) == {"fastvision"}
+        assert namespaces(pooler, {"0": MAP}, [BOXES[:3]], [(64, 64)]) == {"fastvision"}
         assert namespaces(coder.decode_single, torch.zeros(200, 4), BOXES) == {"fastvision"}
         assert namespaces(coder.encode_single, BOXES, BOXES) == {"fastvision"}
     assert namespaces(ops.nms, BOXES, SCORES, 0.5) == {"torchvision"}
@@ -109,6 +110,9 @@ def test_results_are_equal(torchvision: Any) -> None:
         "box_iou of batches": lambda: ops.box_iou(BOXES[None], BOXES[None]),
         "roi_align": lambda: ops.roi_align(MAP, ROIS, 3, 0.25, 2, True),
         "roi_align of lists": lambda: ops.roi_align(MAP, [BOXES[:3] / 20, BOXES[3:4] / 20], output_size=(2, 3)),
+        "MultiScaleRoIAlign": lambda: ops.MultiScaleRoIAlign(["a", "b"], 3, 2)(
+            {"a": MAP, "b": MAP[:, :, ::2, ::2]}, [BOXES[:3] * 2, BOXES[3:5]], [(64, 64)]
+        ),
         "decode": lambda: coder.decode_single(deltas, BOXES),
         "decode nothing": lambda: coder.decode_single(deltas[:0], BOXES[:0]),
         "encode": lambda: coder.encode_single(BOXES, BOXES + 3),

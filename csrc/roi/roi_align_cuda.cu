@@ -1,8 +1,6 @@
 // roi_align on CUDA. Forward: one block per (roi, chunk of channels), the taps of A_y and A_x in shared memory.
 // Backward: one block per (tile of pixels, chunk of channels, image); it finds the rois that touch its tile, in order,
 // gathers their gradients and writes each pixel once: no zero fill, no atomics, the same bits in every run.
-#include <limits>
-
 #include "common/cuda_library.cuh"
 #include "common/dispatch.h"
 #include "roi/check_images.cuh"
@@ -122,14 +120,19 @@ struct BackwardArgs {
   int64_t first_tile[kMostLevels + 1];  // of each level; tiles of a level are ordered by image, row and column
 };
 
-// Which pixels and channels a thread sums. channels_first: its own pixel, `kSums` channels; neighbours are columns.
+// Which pixels of a tile and channels of a chunk a thread sums: kRows x kColumns pixels, each for kChannels channels.
+// The block is 8 groups of 32 threads. channels_last: the threads of a group are channels and share its columns;
+// otherwise they are columns, one row a group, and each sums all channels.
 template <bool channels_last>
 struct Mapping {
-  static constexpr int kChannels = channels_last ? 32 : 8;  // a block
-  static constexpr int kSums = channels_last ? kTileRows * kTileColumns * 32 / kBlock : kChannels;
+  static constexpr int kGroups = kBlock / 32;
+  static constexpr int kRows = channels_last ? kTileRows : 1, kColumns = channels_last ? kTileColumns / kGroups : 1;
+  static constexpr int kChannels = channels_last ? 1 : 8;
+  static constexpr int kChunk = channels_last ? 32 : kChannels;  // channels a block
 
-  FV_DEVICE static int pixel(int s) {
-    return channels_last ? int(threadIdx.x) / 32 + s * (kBlock / 32) : int(threadIdx.x);
+  FV_DEVICE static int row(int r) { return channels_last ? r : int(threadIdx.x) / 32; }
+  FV_DEVICE static int column(int c) {
+    return channels_last ? int(threadIdx.x) / 32 + c * kGroups : int(threadIdx.x) % 32;
   }
   FV_DEVICE static int channel(int s) { return channels_last ? int(threadIdx.x) % 32 : s; }
 };
@@ -139,8 +142,7 @@ template <class T>
 FV_DEVICE bool may_touch(const SampledAxis<T>& axis, int64_t bins, int64_t low, int64_t length) {
   const T end = axis.start + axis.bin * T(bins);
   // samples are within rounding of [start, end], and a border's value reaches a pixel further
-  constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
-  const T slack = 2 + 8 * kEpsilon * maximum(std::fabs(axis.start), std::fabs(end));
+  const T slack = 2 + 8 * kEpsilon<T> * maximum(std::fabs(axis.start), std::fabs(end));
   return maximum(axis.start, end) + slack >= T(low) && minimum(axis.start, end) - slack <= T(low + length);
 }
 
@@ -172,12 +174,10 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t tiles = column_tiles * ceil_div(level.height, int64_t(kTileRows));
   const int64_t n = (blockIdx.x - args.first_tile[l]) / tiles, tile = (blockIdx.x - args.first_tile[l]) % tiles;
   const int64_t y0 = tile / column_tiles * kTileRows, x0 = tile % column_tiles * kTileColumns;
-  const int64_t c0 = int64_t(blockIdx.y) * Map::kChannels;
+  const int64_t c0 = int64_t(blockIdx.y) * Map::kChunk;
   const int t = threadIdx.x, warp = t / 32;
 
-  T sums[Map::kSums];
-#pragma unroll
-  for (int s = 0; s < Map::kSums; ++s) sums[s] = 0;
+  T sums[Map::kRows][Map::kColumns][Map::kChannels] = {};
 
   for (int64_t base = 0; base < args.count; base += kBlock) {
     // rois [base, base + kBlock) that touch this tile, compacted in order
@@ -210,22 +210,32 @@ __global__ void __launch_bounds__(kBlock)
           restrict_taps(rows, i0, bins_y, y0, kTileRows, row_weights);
           restrict_taps(columns, j0, bins_x, x0, kTileColumns, column_weights);
           __syncthreads();
+          const S* bins = grad + k * args.grad.n + i0 * args.grad.h + j0 * args.grad.w;
+          for (int i = 0; i < bins_y; ++i) {
+            T weights_y[Map::kRows], total = 0;
 #pragma unroll
-          for (int s = 0; s < Map::kSums; ++s) {
-            const int64_t c = c0 + Map::channel(s);
-            const int row = Map::pixel(s) / kTileColumns, column = Map::pixel(s) % kTileColumns;
-            if (c >= p.channels) continue;
-            const S* bins = grad + k * args.grad.n + c * args.grad.c + i0 * args.grad.h + j0 * args.grad.w;
-            T sum = 0;
-            for (int i = 0; i < bins_y; ++i) {
-              const T row_weight = row_weights[i * kTileRows + row];
-              if (row_weight == 0) continue;
-              for (int j = 0; j < bins_x; ++j) {
-                const T weight = row_weight * column_weights[j * kTileColumns + column];
-                if (weight != 0) sum += weight * static_cast<T>(bins[i * args.grad.h + j * args.grad.w]);
+            for (int r = 0; r < Map::kRows; ++r) total += weights_y[r] = row_weights[i * kTileRows + Map::row(r)];
+            if (total == 0) continue;  // weights are not negative
+            for (int j = 0; j < bins_x; ++j) {
+              T weights_x[Map::kColumns];
+              total = 0;
+#pragma unroll
+              for (int c = 0; c < Map::kColumns; ++c) {
+                total += weights_x[c] = column_weights[j * kTileColumns + Map::column(c)];
+              }
+              if (total == 0) continue;
+#pragma unroll
+              for (int s = 0; s < Map::kChannels; ++s) {
+                const int64_t c = c0 + Map::channel(s);
+                if (c >= p.channels) continue;
+                const T g = static_cast<T>(bins[c * args.grad.c + i * args.grad.h + j * args.grad.w]);
+#pragma unroll
+                for (int r = 0; r < Map::kRows; ++r) {
+#pragma unroll
+                  for (int x = 0; x < Map::kColumns; ++x) sums[r][x][s] += weights_y[r] * weights_x[x] * g;
+                }
               }
             }
-            sums[s] += sum;
           }
           __syncthreads();
         }
@@ -234,12 +244,18 @@ __global__ void __launch_bounds__(kBlock)
   }
 
   const Strides out = args.maps.step[l];
+  S* map = args.maps.data[l] + n * out.n;
 #pragma unroll
-  for (int s = 0; s < Map::kSums; ++s) {
-    const int64_t c = c0 + Map::channel(s);
-    const int64_t y = y0 + Map::pixel(s) / kTileColumns, x = x0 + Map::pixel(s) % kTileColumns;
-    if (c < p.channels && y < level.height && x < level.width) {
-      args.maps.data[l][n * out.n + c * out.c + y * out.h + x * out.w] = static_cast<S>(sums[s]);
+  for (int r = 0; r < Map::kRows; ++r) {
+#pragma unroll
+    for (int x = 0; x < Map::kColumns; ++x) {
+      const int64_t row = y0 + Map::row(r), column = x0 + Map::column(x);
+      if (row >= level.height || column >= level.width) continue;
+#pragma unroll
+      for (int s = 0; s < Map::kChannels; ++s) {
+        const int64_t c = c0 + Map::channel(s);
+        if (c < p.channels) map[c * out.c + row * out.h + column * out.w] = static_cast<S>(sums[r][x][s]);
+      }
     }
   }
 }
@@ -286,9 +302,9 @@ void Cuda::unpool(const char* op, const Params& p, const Tensor& grad, const Ten
       launch(op, kernel, {grid, kBlock}, grad, args, grad.const_data_ptr<S>());
     };
     if (channels_last) {
-      run(&roi_align::unpool<T, S, true>, Mapping<true>::kChannels);
+      run(&roi_align::unpool<T, S, true>, Mapping<true>::kChunk);
     } else {
-      run(&roi_align::unpool<T, S, false>, Mapping<false>::kChannels);
+      run(&roi_align::unpool<T, S, false>, Mapping<false>::kChunk);
     }
   });
 }

@@ -111,7 +111,7 @@ def test_rois_from_afar(device: torch.device) -> None:
         # the backward is the transpose of the forward, to the last roi
         forward, backward = out * weight, gradient * features
         torch.testing.assert_close(
-            forward.sum(), backward.sum(), rtol=0, atol=1e-5 * float(forward.detach().abs().sum())
+            forward.sum(), backward.sum(), rtol=0, atol=1e-4 * float(forward.detach().abs().sum())
         )
     assert ops.roi_align(features, rois.to(device), 7, 1.0, 0).any()
 
