@@ -28,4 +28,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
       "multiscale_roi_align_backward(Tensor grad, Tensor rois, SymInt batch, SymInt[] heights, SymInt[] widths, float[] spatial_scales, int sampling_ratio, bool aligned, float canonical_scale, float canonical_level, bool channels_last, bool box_gradients) -> Tensor[]");
   m.def(
       "multiscale_roi_align_box_gradients(Tensor grad, Tensor[] features, Tensor rois, float[] spatial_scales, int sampling_ratio, bool aligned, float canonical_scale, float canonical_level) -> Tensor");
+  m.def(
+      "roi_pool(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width) -> (Tensor, Tensor)");
+  m.def(
+      "roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, SymInt batch, SymInt height, SymInt width, bool channels_last) -> Tensor");
 }

@@ -27,10 +27,12 @@ inline bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
+// Of the dtype of `like`, if no other is given, and on its device.
+inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last,
+                        std::optional<ScalarType> type = std::nullopt) {
   using torch::headeronly::MemoryFormat;
   const int64_t size[] = {n, c, h, w};
-  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(size, 4), like.scalar_type(), std::nullopt,
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(size, 4), type.value_or(like.scalar_type()), std::nullopt,
                               like.device(), std::nullopt,
                               channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }

@@ -13,7 +13,7 @@ template <class S, class T>
                                              int64_t to_step) {
   int64_t r = 0;
 #if defined(__GNUC__) && !defined(__clang__)  // clang has no __builtin_shuffle, and vectorises the plain loop
-  if constexpr (std::is_same_v<S, float> && std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<S, T> && sizeof(S) == 4 && std::is_trivially_copyable_v<S>) {
     typedef float Four __attribute__((vector_size(16)));
     typedef int Pick __attribute__((vector_size(16)));
     for (; r + 4 <= rows; r += 4) {

@@ -6,11 +6,12 @@ bfloat16 (half types are stored as half; coordinates and sums are float32).
 
 from fastvision.ops.boxes import box_area, box_iou, decode_boxes, encode_boxes
 from fastvision.ops.nms import batched_nms, nms
-from fastvision.ops.roi import MultiScaleRoIAlign, RoIAlign, multiscale_roi_align, roi_align
+from fastvision.ops.roi import MultiScaleRoIAlign, RoIAlign, RoIPool, multiscale_roi_align, roi_align, roi_pool
 
 __all__ = [
     "MultiScaleRoIAlign",
     "RoIAlign",
+    "RoIPool",
     "batched_nms",
     "box_area",
     "box_iou",
@@ -19,4 +20,5 @@ __all__ = [
     "multiscale_roi_align",
     "nms",
     "roi_align",
+    "roi_pool",
 ]

@@ -2,5 +2,6 @@
 
 from fastvision.ops.roi.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
 from fastvision.ops.roi.roi_align import RoIAlign, roi_align
+from fastvision.ops.roi.roi_pool import RoIPool, roi_pool
 
-__all__ = ["MultiScaleRoIAlign", "RoIAlign", "multiscale_roi_align", "roi_align"]
+__all__ = ["MultiScaleRoIAlign", "RoIAlign", "RoIPool", "multiscale_roi_align", "roi_align", "roi_pool"]

@@ -2,5 +2,6 @@
 
 from fastvision.reference.roi.multiscale_roi_align import multiscale_roi_align
 from fastvision.reference.roi.roi_align import roi_align
+from fastvision.reference.roi.roi_pool import roi_pool
 
-__all__ = ["multiscale_roi_align", "roi_align"]
+__all__ = ["multiscale_roi_align", "roi_align", "roi_pool"]

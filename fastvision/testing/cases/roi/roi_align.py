@@ -8,7 +8,8 @@ import torch
 
 from fastvision import ops
 from fastvision.testing import data
-from fastvision.testing.case import OpCase, Sample, Work, nbytes
+from fastvision.testing.case import OpCase, Sample
+from fastvision.testing.cases.roi.common import pooling_work
 
 
 def _roi_align_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -79,20 +80,13 @@ def _box_gradient_gradients(device: torch.device) -> Iterator[Sample]:
     yield _box_gradients(Sample("shorter than a pixel", (features, [tiny, tiny[:0]], 2, 1.0, 2)))
 
 
-def _roi_align_work(sample: Sample) -> Work:
-    features, rois, size = sample.args[:3]
-    bins = size * size if isinstance(size, int) else size[0] * size[1]
-    out = len(rois) * features.shape[1] * bins
-    return Work(nbytes(features) + out * features.element_size(), out * 32)
-
-
 CASES = (
     OpCase(
         "roi_align",
         ops.roi_align,
         ("roi_align", "roi_align_backward"),
         _roi_align_samples,
-        _roi_align_work,
+        pooling_work,
         gradient_samples=_roi_align_gradients,
         differentiable=(0,),
         linear=True,
@@ -102,7 +96,7 @@ CASES = (
         ops.roi_align,
         ("roi_align", "roi_align_backward", "roi_align_box_gradients"),
         _box_gradient_samples,
-        _roi_align_work,
+        pooling_work,
         gradient_samples=_box_gradient_gradients,
         differentiable=(0, 1),
         variant="box_gradients",
