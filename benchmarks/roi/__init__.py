@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from benchmarks.roi import multiscale_roi_align, roi_align
+from benchmarks.roi import multiscale_roi_align, roi_align, roi_pool
 from benchmarks.workload import Options, Workload
 
 
 def workloads(options: Options) -> Iterator[Workload]:
     yield from roi_align.workloads(options)
     yield from multiscale_roi_align.workloads(options)
+    yield from roi_pool.workloads(options)

@@ -32,8 +32,8 @@ inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int
                         std::optional<ScalarType> type = std::nullopt) {
   using torch::headeronly::MemoryFormat;
   const int64_t size[] = {n, c, h, w};
-  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(size, 4), type.value_or(like.scalar_type()), std::nullopt,
-                              like.device(), std::nullopt,
+  return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(size, 4), type.value_or(like.scalar_type()),
+                              std::nullopt, like.device(), std::nullopt,
                               channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 

@@ -15,7 +15,7 @@ struct PixelRange {
 
 template <class T>
 struct PooledAxis {
-  T start, bin;   // the first pixel of the roi, which may lie outside; pixels a bin
+  T start, bin;  // the first pixel of the roi, which may lie outside; pixels a bin
   int64_t bins, size;
 
   FV_HOST_DEVICE PixelRange operator[](int64_t index) const {

@@ -31,8 +31,7 @@ inline Params forward_params(const char* op, const Tensor& input, const Tensor& 
   roi::check(op, input, rois, 5, pooled_height, pooled_width);
   FV_CHECK(input.size(2) * input.size(3) <= INT32_MAX, op, "expected a plane of at most ", INT32_MAX,
            " pixels, the width of the indices, got ", shape_of(input));
-  return {spatial_scale,  pooled_height, pooled_width,  input.size(0),
-          input.size(1), input.size(2), input.size(3)};
+  return {spatial_scale, pooled_height, pooled_width, input.size(0), input.size(1), input.size(2), input.size(3)};
 }
 
 // (output, argmax) [K, channels, pooled_height, pooled_width], in the format of the input

@@ -1,5 +1,5 @@
-// roi_pool on the CPU: the largest of each column of a row of bins first, then of the columns of each bin, vectorised
-// over channels.
+// roi_pool on the CPU: for each row of bins the largest value of each column, then for each bin the largest of its
+// columns, over channels side by side.
 //
 // channels_last maps are read in place, one thread a roi; others in blocks of channels, transposed once for all rois of
 // an image. In the backward one thread owns the planes it writes and adds the rois of an image in order.
@@ -10,7 +10,6 @@
 #include "roi/channel_block.h"
 #include "roi/roi_groups.h"
 #include "roi/roi_pool.h"
-#include "roi/separable.h"
 
 namespace fastvision::roi_pool {
 namespace {
@@ -18,133 +17,134 @@ namespace {
 using roi::Block;
 using roi::PixelRange;
 using roi::RoiGroups;
-using roi::VectorMap;
 
-// Largest values and where they are in the plane, for one vector of channels. As in torch's max pooling NaN is larger
-// than any number; of equal values the first in the order of rows and columns counts.
+// Plain loops over lanes, not Vector: the compiler turns their comparisons into masks, but those of vector types of a
+// width that the baseline lacks into scalars.
+
+// Where `value` takes the place of `largest`: as in torch's max pooling NaN is larger than any number.
 template <class T>
-struct Largest {
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  Vector<T> value;
-  Vector<Index> index;
+[[gnu::always_inline]] inline bool exceeds(T value, T largest) {
+  return !(value <= largest) & (largest == largest);
+}
 
-  [[gnu::always_inline]] static Largest at(const Vector<T>& value, int64_t index) {
-    Largest one{value, {}};
-    one.index.raw += Index(index);
-    return one;
-  }
-
-  // of two that come in order
-  [[gnu::always_inline]] void take_later(const Largest& other) {
-    choose(~(other.value.raw <= value.raw) & (value.raw == value.raw), other);
-  }
-  [[gnu::always_inline]] void take(const Largest& other) {
-    const auto larger = ~(other.value.raw <= value.raw) & (value.raw == value.raw);
-    choose(larger | ((other.value.raw == value.raw) & (other.index.raw < index.raw)), other);
-  }
-
- private:
-  template <class Mask>
-  [[gnu::always_inline]] void choose(const Mask& mask, const Largest& other) {
-    value.raw = mask ? other.value.raw : value.raw;
-    index.raw = mask ? other.index.raw : index.raw;
-  }
-};
-
+// The largest of rows [rows.low, rows.high) at each of `count` values of a row, and the index of the row's first pixel;
+// of equal values the first.
 template <class T>
-struct Axes {
-  roi::PooledAxis<T> y, x;
-  Axes(const Params& p, const T* roi) : y(rows_of(p, roi)), x(columns_of(p, roi)) {}
-};
-
-// columns: scratch for [width of the roi, vectors]. emit(bin, vector, largest), not called for empty bins;
-// empty(bin) is.
-template <class T, class S, class Emit, class Empty>
-[[gnu::always_inline]] inline void pool(const VectorMap<S>& map, const Axes<T>& axes, Largest<T>* columns,
-                                        const Emit& emit, const Empty& empty) {
-  const PixelRange all = axes.x.extent();
-  const int64_t vectors = map.vectors;
-  for (int64_t i = 0; i < axes.y.bins; ++i) {
-    const PixelRange rows = axes.y[i];
-    if (rows.low < rows.high) {
-      for (int64_t x = all.low; x < all.high; ++x) {
-        const S* pixel = map.data + x * map.pixel_step;
-        for (int64_t v = 0; v < vectors; ++v) {
-          const auto at = [&](int64_t y) {
-            return Largest<T>::at(Vector<T>::load(pixel + y * map.row_step + v * kVectorLanes<T>), y * axes.x.size + x);
-          };
-          Largest<T> largest = at(rows.low);
-          for (int64_t y = rows.low + 1; y < rows.high; ++y) largest.take_later(at(y));
-          columns[(x - all.low) * vectors + v] = largest;
-        }
-      }
+[[gnu::always_inline]] inline void max_of_rows(const T* map, int64_t row_step, const PixelRange& rows, int64_t width,
+                                               int64_t count, T* __restrict values, int32_t* __restrict places) {
+  std::copy_n(map + rows.low * row_step, count, values);
+  std::fill_n(places, count, int32_t(rows.low * width));
+  for (int64_t y = rows.low + 1; y < rows.high; ++y) {
+    const T* __restrict row = map + y * row_step;
+    const int32_t place = int32_t(y * width);
+    for (int64_t e = 0; e < count; ++e) {
+      const bool larger = exceeds(row[e], values[e]);
+      values[e] = larger ? row[e] : values[e];
+      places[e] = larger ? place : places[e];
     }
-    for (int64_t j = 0; j < axes.x.bins; ++j) {
-      const PixelRange range = axes.x[j];
-      if (rows.low >= rows.high || range.low >= range.high) {
-        empty(i * axes.x.bins + j);
-        continue;
-      }
-      const Largest<T>* column = columns + (range.low - all.low) * vectors;
-      for (int64_t v = 0; v < vectors; ++v) {
-        Largest<T> largest = column[v];
-        for (int64_t x = 1; x < range.high - range.low; ++x) largest.take(column[x * vectors + v]);
-        emit(i * axes.x.bins + j, v, largest);
+  }
+}
+
+// The same over columns [low, high), whose values and places are [columns, lanes]; of equal values the one of the
+// highest row, then the leftmost.
+template <class T>
+[[gnu::always_inline]] inline void max_of_columns(const T* __restrict values, const int32_t* __restrict places,
+                                                  const PixelRange& columns, int64_t lanes, T* __restrict largest,
+                                                  int32_t* __restrict found) {
+  for (int64_t x = columns.low; x < columns.high; ++x) {
+    for (int64_t l = 0; l < lanes; ++l) {
+      const T value = values[(x - columns.low) * lanes + l];
+      const int32_t place = places[(x - columns.low) * lanes + l] + int32_t(x);
+      const bool larger =
+          (x == columns.low) | exceeds(value, largest[l]) | ((value == largest[l]) & (place < found[l]));
+      largest[l] = larger ? value : largest[l];
+      found[l] = larger ? place : found[l];
+    }
+  }
+}
+
+template <class T>
+struct Scratch {
+  roi::ChannelBlock<T> map;
+  Buffer<T> values, pooled;       // [columns of the roi, lanes], [P * Q, lanes]
+  Buffer<int32_t> places, found;  // likewise
+
+  void reserve(const Params& p, int64_t columns, int64_t lanes) {
+    const size_t bins = size_t(p.pooled_height * p.pooled_width);
+    values.reserve(size_t(columns * lanes)), places.reserve(size_t(columns * lanes));
+    pooled.reserve(bins * lanes), found.reserve(bins * lanes);
+  }
+};
+
+// map: pixel (0, 0) of `lanes` interleaved channels. largest, found [P * Q, lanes]; 0 and -1 for bins without a pixel.
+template <class T>
+[[gnu::always_inline]] inline void pool(const Params& p, const T* roi, const T* map, int64_t row_step, int64_t lanes,
+                                        Scratch<T>& scratch, T* largest, int32_t* found) {
+  const roi::PooledAxis<T> y = rows_of(p, roi), x = columns_of(p, roi);
+  const PixelRange all = x.extent();
+  for (int64_t i = 0; i < y.bins; ++i) {
+    const PixelRange rows = y[i];
+    const bool any = rows.low < rows.high && all.low < all.high;
+    if (any) {
+      max_of_rows(map + all.low * lanes, row_step, rows, p.width, (all.high - all.low) * lanes, scratch.values.data(),
+                  scratch.places.data());
+    }
+    for (int64_t j = 0; j < x.bins; ++j, largest += lanes, found += lanes) {
+      const PixelRange columns = x[j];
+      if (any && columns.low < columns.high) {
+        const int64_t first = (columns.low - all.low) * lanes;
+        max_of_columns(scratch.values.data() + first, scratch.places.data() + first, columns, lanes, largest, found);
+      } else {
+        std::fill_n(largest, lanes, T(0)), std::fill_n(found, lanes, -1);
       }
     }
   }
 }
 
-template <class T, class S>
+// In and out interleaved, so no copy is needed.
+template <class T>
 void pool_channels_last(const Params& p, const Tensor& input, const T* rois, const RoiGroups& groups, Tensor& output,
                         Tensor& argmax) {
   const Strides step = strides_of(input);
-  const int64_t bins = p.pooled_height * p.pooled_width, vectors = p.channels / kVectorLanes<T>;
-  const S* map = input.const_data_ptr<S>();
-  S* out = output.mutable_data_ptr<S>();
-  int32_t* indices = argmax.mutable_data_ptr<int32_t>();
+  const int64_t values = p.pooled_height * p.pooled_width * p.channels;
+  const T* map = input.const_data_ptr<T>();
+  T* out = output.mutable_data_ptr<T>();
+  int32_t* found = argmax.mutable_data_ptr<int32_t>();
   const int64_t count = output.size(0);
   parallel_workers(count, [&](const auto& next) {
-    Buffer<Largest<T>> columns(size_t(p.width * vectors));
+    Scratch<T> scratch;
+    scratch.reserve(p, p.width, p.channels);
     for (int64_t r = next(); r < count; r = next()) {
       const int64_t k = groups.order[r];
-      S* pooled = out + k * bins * p.channels;
-      int32_t* places = indices + k * bins * p.channels;
-      const VectorMap<S> image{map + roi::image_of(p.batch, rois + 5 * k) * step.n, step.h, step.w, vectors};
+      const T* image = map + roi::image_of(p.batch, rois + 5 * k) * step.n;
       vectorized([&]() __attribute__((always_inline)) {
-        pool<T>(
-            image, Axes<T>(p, rois + 5 * k), columns.data(),
-            [&](int64_t bin, int64_t v, const Largest<T>& largest) __attribute__((always_inline)) {
-              const int64_t at = bin * p.channels + v * kVectorLanes<T>;
-              largest.value.store(pooled + at), largest.index.store(places + at);
-            },
-            [&](int64_t bin) __attribute__((always_inline)) {
-              std::fill_n(pooled + bin * p.channels, p.channels, S(0));
-              std::fill_n(places + bin * p.channels, p.channels, -1);
-            });
+        pool(p, rois + 5 * k, image, step.h, p.channels, scratch, out + k * values, found + k * values);
       });
     }
   });
 }
 
 template <class T>
-struct PoolScratch {
-  roi::ChannelBlock<T> map;
-  Buffer<Largest<T>> columns;
-  Buffer<Vector<T>> values;                          // [P * Q]
-  Buffer<Vector<typename Largest<T>::Index>> places;  // [P * Q]
-};
-
-template <class T>
 roi::Window window_of(const Params& p, const T* rois, const RoiGroups& groups, int64_t image) {
   roi::Window window;
   const auto [begin, end] = groups.range(image);
   for (int64_t r = begin; r < end; ++r) {
-    const Axes<T> axes(p, rois + 5 * groups.order[r]);
-    const PixelRange y = axes.y.extent(), x = axes.x.extent();
+    const T* roi = rois + 5 * groups.order[r];
+    const PixelRange y = rows_of(p, roi).extent(), x = columns_of(p, roi).extent();
     if (y.low < y.high && x.low < x.high) window.include(y.low, y.high - 1, x.low, x.high - 1);
   }
   return window;
+}
+
+// bins [count, kLanes] -> the bins of one roi in `target`, both of its formats
+template <class T, class V, class S>
+[[gnu::always_inline]] inline void store(const V* bins, int64_t count, int64_t lanes, S* target, const Strides& step) {
+  if (step.w == 1) return transpose(bins, kVectorLanes<T>, count, lanes, target, step.c);
+  for (int64_t b = 0; b < count; ++b) {
+    for (int64_t l = 0; l < lanes; ++l) {
+      target[b * step.w + l * step.c] = static_cast<S>(bins[b * kVectorLanes<T> + l]);
+    }
+  }
 }
 
 template <class T, class S>
@@ -154,35 +154,24 @@ void pool_blocks(const Params& p, const Tensor& input, const T* rois, const RoiG
   const int64_t bins = p.pooled_height * p.pooled_width;
   const S* map = input.const_data_ptr<S>();
   S* out = output.mutable_data_ptr<S>();
-  int32_t* indices = argmax.mutable_data_ptr<int32_t>();
+  int32_t* found = argmax.mutable_data_ptr<int32_t>();
   std::vector<roi::Window> windows(p.batch);
   for (int64_t n = 0; n < p.batch; ++n) windows[n] = window_of(p, rois, groups, n);
   const int64_t parts = roi::parts_for(p.batch, p.channels, kVectorLanes<T>);
-  roi::for_each_block<PoolScratch<T>>(
-      p.batch, p.channels, kVectorLanes<T>, parts,
-      [&](const Block& block, PoolScratch<T>& scratch) __attribute__((always_inline)) {
+  constexpr int64_t kLanes = kVectorLanes<T>;
+  roi::for_each_block<Scratch<T>>(
+      p.batch, p.channels, kLanes, parts, [&](const Block& block, Scratch<T>& scratch) __attribute__((always_inline)) {
         const auto [begin, end] = groups.range(block.map, block.part, block.parts);
         if (begin == end) return;
         scratch.map.reset(windows[block.map]);
         scratch.map.load(map + block.map * step.n + block.channel * step.c, step, block.lanes);
-        scratch.columns.reserve(size_t(windows[block.map].columns()));
-        scratch.values.reserve(size_t(bins)), scratch.places.reserve(size_t(bins));
-        auto* values = scratch.values.data();
-        auto* places = scratch.places.data();
+        scratch.reserve(p, windows[block.map].columns(), kLanes);
         for (int64_t r = begin; r < end; ++r) {
-          const int64_t k = groups.order[r];
-          pool<T>(
-              roi::vectors_of(scratch.map), Axes<T>(p, rois + 5 * k), scratch.columns.data(),
-              [&](int64_t bin, int64_t, const Largest<T>& largest) __attribute__((always_inline)) {
-                values[bin] = largest.value, places[bin] = largest.index;
-              },
-              [&](int64_t bin) __attribute__((always_inline)) {
-                values[bin] = {}, places[bin] = {};
-                places[bin].raw -= 1;
-              });
-          const int64_t at = k * out_step.n + block.channel * out_step.c;
-          roi::store_lanes<T>(values, bins, block.lanes, out + at, out_step.c, out_step.w);
-          roi::store_lanes<typename Largest<T>::Index>(places, bins, block.lanes, indices + at, out_step.c, out_step.w);
+          const int64_t k = groups.order[r], at = k * out_step.n + block.channel * out_step.c;
+          pool(p, rois + 5 * k, scratch.map.pixel(0, 0)->values(), scratch.map.row_step() * kLanes, kLanes, scratch,
+               scratch.pooled.data(), scratch.found.data());
+          store<T>(scratch.pooled.data(), bins, block.lanes, out + at, out_step);
+          store<T>(scratch.found.data(), bins, block.lanes, found + at, out_step);
         }
       });
 }
@@ -201,11 +190,10 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, doub
     const T* data = plain.const_data_ptr<T>();
     const RoiGroups groups = roi::groups_by_image(kOp, p.batch, data, rois.size(0));
     if (output.numel() == 0) return;
-    if (channels_last && p.channels % kVectorLanes<T> == 0) {
-      pool_channels_last<T, S>(p, input, data, groups, output, argmax);
-    } else {
-      pool_blocks<T, S>(p, input, data, groups, output, argmax);
+    if constexpr (std::is_same_v<S, T>) {
+      if (channels_last) return pool_channels_last<T>(p, input, data, groups, output, argmax);
     }
+    pool_blocks<T, S>(p, input, data, groups, output, argmax);
   });
   return {output, argmax};
 }

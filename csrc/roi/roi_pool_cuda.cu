@@ -22,9 +22,8 @@ struct ForwardArgs {
 
 // map [N, C, H, W], out and argmax [K, C, P, Q]
 template <class T, class S>
-__global__ void __launch_bounds__(kBlock)
-    pool(const __grid_constant__ ForwardArgs<T> args, const S* __restrict__ map, S* __restrict__ out,
-         int32_t* __restrict__ argmax) {
+__global__ void __launch_bounds__(kBlock) pool(const __grid_constant__ ForwardArgs<T> args, const S* __restrict__ map,
+                                               S* __restrict__ out, int32_t* __restrict__ argmax) {
   const Params& p = args.p;
   const int64_t e = int64_t(blockIdx.x) * kBlock + threadIdx.x;
   if (e >= args.elements) return;
@@ -132,8 +131,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, doub
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
     roi::check_images<T>(kOp, p.batch, plain);
-    const ForwardArgs<T> args{p, plain.const_data_ptr<T>(), output.numel(), strides_of(input), strides_of(output),
-                              is_channels_last(output)};
+    const ForwardArgs<T> args{
+        p, plain.const_data_ptr<T>(), output.numel(), strides_of(input), strides_of(output), is_channels_last(output)};
     launch(kOp, &pool<T, S>, {blocks_for(args.elements, kBlock), kBlock}, input, args, input.const_data_ptr<S>(),
            output.mutable_data_ptr<S>(), argmax.mutable_data_ptr<int32_t>());
   });
@@ -154,9 +153,14 @@ Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, do
     roi::check_images<T>(kOp, p.batch, plain);
     const int64_t column_tiles = ceil_div(width, int64_t(kTile));
     const int64_t tiles = column_tiles * ceil_div(height, int64_t(kTile));
-    const BackwardArgs<T> args{
-        p, plain.const_data_ptr<T>(), rois.size(0), strides_of(grad), strides_of(argmax), strides_of(output),
-        column_tiles, tiles};
+    const BackwardArgs<T> args{p,
+                               plain.const_data_ptr<T>(),
+                               rois.size(0),
+                               strides_of(grad),
+                               strides_of(argmax),
+                               strides_of(output),
+                               column_tiles,
+                               tiles};
     const dim3 grid(blocks_for(batch * tiles, 1), blocks_for(p.channels, kChannels));
     const size_t shared = size_t(kTile) * kTile * kChannels * sizeof(T);
     launch(kOp, &scatter<T, S>, {grid, kChannels, shared}, grad, args, grad.const_data_ptr<S>(),

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from roi_checks import bitwise_repeatable, pooled_and_gradient
 from torch import Tensor
 
 import fastvision
 from fastvision import ops
 from fastvision.testing import data
-from roi_checks import bitwise_repeatable, pooled_and_gradient
 
 NAN, INF = float("nan"), float("inf")
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -28,7 +28,9 @@ def test_equals_torchvision(layout: Any, size: Any, channels: int, device: torch
     rois[1, 1:] = torch.tensor([90.0, 70.0, 20.0, 30.0])  # inverted
     rois[2, 1:] = torch.tensor([-70.0, -70.0, -20.0, -30.0])  # outside
     rois[3, 1:] = torch.tensor([10.0, 30.0, 10.0, 30.0])  # corners at half pixels
-    ours, theirs = (pooled_and_gradient(f, features, rois, size, 0.25) for f in (ops.roi_pool, torchvision.ops.roi_pool))
+    ours, theirs = (
+        pooled_and_gradient(f, features, rois, size, 0.25) for f in (ops.roi_pool, torchvision.ops.roi_pool)
+    )
     assert torch.equal(ours[0], theirs[0])
     scale = theirs[1].abs().max()
     torch.testing.assert_close(ours[1] / scale, theirs[1] / scale, rtol=1e-5, atol=1e-5)
@@ -119,7 +121,11 @@ def test_image_index_out_of_range(device: torch.device, monkeypatch: pytest.Monk
         (torch.zeros(2, 3, 8), torch.zeros(1, 5), r"expected a feature map of shape \[N, C, H, W\], got \[2, 3, 8\]"),
         (torch.zeros(2, 3, 8, 9), torch.zeros(1, 4), r"expected rois of shape \[N, 5\], got \[1, 4\]"),
         (torch.zeros(2, 3, 8, 9).long(), torch.zeros(1, 5), "expected the feature map of dtype float32"),
-        (torch.zeros(1, 1, 1, 1).expand(1, 1, 2**16, 2**16), torch.zeros(0, 5), "expected a plane of at most 2147483647"),
+        (
+            torch.zeros(1, 1, 1, 1).expand(1, 1, 2**16, 2**16),
+            torch.zeros(0, 5),
+            "expected a plane of at most 2147483647",
+        ),
     ],
 )
 def test_bad_arguments(features: Tensor, rois: Tensor, message: str, device: torch.device) -> None:
@@ -185,7 +191,9 @@ def test_many_rois_and_images(device: torch.device) -> None:
     some = torch.arange(0, 100_000, 997, device=device)
     assert torch.equal(out[some], ops.roi_pool.reference(features, rois[some], 1, 0.25))
     # every gradient arrives somewhere
-    torch.testing.assert_close(gradient.double().sum(), torch.zeros((), dtype=torch.float64, device=device), atol=1, rtol=0)
+    torch.testing.assert_close(
+        gradient.double().sum(), torch.zeros((), dtype=torch.float64, device=device), atol=1, rtol=0
+    )
 
 
 def test_module(device: torch.device) -> None:
