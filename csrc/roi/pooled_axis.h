@@ -15,8 +15,8 @@ struct PixelRange {
 
 template <class T>
 struct PooledAxis {
-  T start, bin;  // the first pixel of the roi, which may lie outside; pixels a bin
-  int64_t bins, size;
+  T start, bin;         // the first pixel of the roi, which may lie outside; pixels a bin
+  int64_t bins, limit;  // no pixel from the limit on is read
 
   FV_HOST_DEVICE PixelRange operator[](int64_t index) const {
     return {clip(start + std::floor(mul_rn(T(index), bin))), clip(start + std::ceil(mul_rn(T(index + 1), bin)))};
@@ -27,17 +27,30 @@ struct PooledAxis {
 
  private:
   // False for NaN, so that such a roi has no pixels. Exact where coordinates are: to 2^24 in float.
-  FV_HOST_DEVICE int64_t clip(T pixel) const { return pixel > 0 ? int64_t(minimum(pixel, T(size))) : 0; }
+  FV_HOST_DEVICE int64_t clip(T pixel) const { return pixel > 0 ? int64_t(minimum(pixel, T(limit))) : 0; }
 };
 
-// Corners are rounded, half away from zero, and both belong to the roi, which is at least a pixel long (Girshick 2015;
-// the operations are those of Caffe's layer and of torchvision's op).
+// What the corners of a roi stand for.
+struct CornerRule {
+  int64_t closing;  // 1: the last pixel belongs to the roi, 0: it does not
+  int64_t margin;   // so many pixels at the end of the map are never read
+};
+
+// Corners are rounded, half away from zero; a roi is at least a pixel long. Operations and their order are those of the
+// published implementations.
 template <class T>
-FV_HOST_DEVICE PooledAxis<T> pooled_axis(T low, T high, T spatial_scale, int64_t bins, int64_t size) {
+FV_HOST_DEVICE PooledAxis<T> pooled_axis(T low, T high, T spatial_scale, int64_t bins, int64_t size, CornerRule rule) {
   const T start = std::round(mul_rn(low, spatial_scale)), end = std::round(mul_rn(high, spatial_scale));
-  const T length = maximum(end - start + 1, T(1));
+  const T length = maximum(end - start + T(rule.closing), T(1));
   const bool finite = std::isfinite(low) && std::isfinite(high);
-  return {finite ? start : T(NAN), length / T(bins), bins, size};
+  return {finite ? start : T(NAN), length / T(bins), bins, size - rule.margin};
+}
+
+// The mean of a bin: emit(pixel, weight).
+template <class T, class Emit>
+FV_HOST_DEVICE void for_each_tap(const PooledAxis<T>& axis, int64_t index, Emit emit) {
+  const PixelRange range = axis[index];
+  for (int64_t pixel = range.low; pixel < range.high; ++pixel) emit(pixel, T(1) / T(range.high - range.low));
 }
 
 }  // namespace fastvision::roi

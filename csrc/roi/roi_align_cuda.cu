@@ -1,15 +1,20 @@
 // roi_align on CUDA. Forward: one block per (roi, chunk of channels), the taps of A_y and A_x in shared memory.
-// Backward: one block per (tile of pixels, chunk of channels, image); it finds the rois that touch its tile, in order,
-// gathers their gradients and writes each pixel once: no zero fill, no atomics, the same bits in every run.
+// Backward: by tiles.
 #include "common/cuda_library.cuh"
 #include "common/dispatch.h"
 #include "roi/check_images.cuh"
 #include "roi/roi_align.cuh"
+#include "roi/tiles.cuh"
 
 namespace fastvision::roi_align {
 namespace {
 
-constexpr int kBlock = 256;
+using roi::kBlock;
+using roi::kSlab;
+using roi::kTileColumns;
+using roi::kTileRows;
+using roi::may_touch;
+
 constexpr int kStagedTaps = 1024;  // an axis; rois that need more (about 1000 feature pixels) compute taps as they go
 
 // Taps of one axis in shared memory: bin b owns [b * capacity, b * capacity + counts[b]).
@@ -107,9 +112,6 @@ __global__ void __launch_bounds__(kBlock) pool(const __grid_constant__ ForwardAr
   }
 }
 
-constexpr int kTileRows = 8, kTileColumns = 32;  // kTileRows * kTileColumns == kBlock
-constexpr int kSlab = 32;                        // bins along an axis whose weights are in shared memory at a time
-
 template <class T, class S>
 struct BackwardArgs {
   Params p;
@@ -120,52 +122,13 @@ struct BackwardArgs {
   int64_t first_tile[kMostLevels + 1];  // of each level; tiles of a level are ordered by image, row and column
 };
 
-// Which pixels of a tile and channels of a chunk a thread sums: kRows x kColumns pixels, each for kChannels channels.
-// The block is 8 groups of 32 threads. channels_last: the threads of a group are channels and share its columns;
-// otherwise they are columns, one row a group, and each sums all channels.
-template <bool channels_last>
-struct Mapping {
-  static constexpr int kGroups = kBlock / 32;
-  static constexpr int kRows = channels_last ? kTileRows : 1, kColumns = channels_last ? kTileColumns / kGroups : 1;
-  static constexpr int kChannels = channels_last ? 1 : 8;
-  static constexpr int kChunk = channels_last ? 32 : kChannels;  // channels a block
-
-  FV_DEVICE static int row(int r) { return channels_last ? r : int(threadIdx.x) / 32; }
-  FV_DEVICE static int column(int c) {
-    return channels_last ? int(threadIdx.x) / 32 + c * kGroups : int(threadIdx.x) % 32;
-  }
-  FV_DEVICE static int channel(int s) { return channels_last ? int(threadIdx.x) % 32 : s; }
-};
-
-// Whether a roi can touch pixels [low, low + length) along an axis; false for NaN.
-template <class T>
-FV_DEVICE bool may_touch(const SampledAxis<T>& axis, int64_t bins, int64_t low, int64_t length) {
-  const T end = axis.start + axis.bin * T(bins);
-  // samples are within rounding of [start, end], and a border's value reaches a pixel further
-  const T slack = 2 + 8 * kEpsilon<T> * maximum(std::fabs(axis.start), std::fabs(end));
-  return maximum(axis.start, end) + slack >= T(low) && minimum(axis.start, end) - slack <= T(low + length);
-}
-
-// weights [bins, length]: bins [first, first + bins) of an axis at pixels [low, low + length). One thread a bin.
-template <class T>
-FV_DEVICE void restrict_taps(const SampledAxis<T>& axis, int64_t first, int bins, int64_t low, int length, T* weights) {
-  for (int b = threadIdx.x; b < bins; b += kBlock) {
-    for (int e = 0; e < length; ++e) weights[b * length + e] = 0;
-    for_each_tap(axis, first + b, [&](int64_t pixel, T weight) {
-      if (pixel >= low && pixel < low + length) weights[b * length + pixel - low] += weight;
-    });
-  }
-}
-
 // grad [K, C, P, Q], maps [N, C, H, W]; grid (tiles of all images and levels, chunks of channels)
 template <class T, class S, bool channels_last>
 __global__ void __launch_bounds__(kBlock)
     unpool(const __grid_constant__ BackwardArgs<T, S> args, const S* __restrict__ grad) {
-  using Map = Mapping<channels_last>;
+  using Map = roi::Mapping<channels_last>;
   FV_SHARED(T, row_weights, [kSlab * kTileRows]);        // A_y restricted to a slab of bins and the rows of the tile
   FV_SHARED(T, column_weights, [kSlab * kTileColumns]);  // A_x likewise
-  FV_SHARED(int64_t, touching, [kBlock]);
-  FV_SHARED(int, warp_counts, [kBlock / 32]);
   const Params& p = args.p;
   int64_t l = 0;
   while (int64_t(blockIdx.x) >= args.first_tile[l + 1]) ++l;
@@ -175,89 +138,58 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t n = (blockIdx.x - args.first_tile[l]) / tiles, tile = (blockIdx.x - args.first_tile[l]) % tiles;
   const int64_t y0 = tile / column_tiles * kTileRows, x0 = tile % column_tiles * kTileColumns;
   const int64_t c0 = int64_t(blockIdx.y) * Map::kChunk;
-  const int t = threadIdx.x, warp = t / 32;
 
   T sums[Map::kRows][Map::kColumns][Map::kChannels] = {};
 
-  for (int64_t base = 0; base < args.count; base += kBlock) {
-    // rois [base, base + kBlock) that touch this tile, compacted in order
-    bool touches = false;
-    if (base + t < args.count) {
-      const T* roi = args.rois + 5 * (base + t);
-      touches = roi::image_of(p.batch, roi) == n && level_of(p, roi) == l &&
-                may_touch(rows_of(p, level, roi), p.pooled_height, y0, kTileRows) &&
-                may_touch(columns_of(p, level, roi), p.pooled_width, x0, kTileColumns);
-    }
-    const unsigned votes = __ballot_sync(0xffffffffu, touches);
-    if (t % 32 == 0) warp_counts[warp] = __popc(votes);
-    __syncthreads();
-    int position = __popc(votes & ((1u << (t % 32)) - 1)), found = 0;
-    for (int w = 0; w < kBlock / 32; ++w) {
-      if (w < warp) position += warp_counts[w];
-      found += warp_counts[w];
-    }
-    if (touches) touching[position] = base + t;
-    __syncthreads();
-
-    for (int f = 0; f < found; ++f) {
-      const int64_t k = touching[f];
-      const T* roi = args.rois + 5 * k;
-      const SampledAxis<T> rows = rows_of(p, level, roi), columns = columns_of(p, level, roi);
-      for (int64_t i0 = 0; i0 < p.pooled_height; i0 += kSlab) {
-        for (int64_t j0 = 0; j0 < p.pooled_width; j0 += kSlab) {
-          const int bins_y = int(minimum(p.pooled_height - i0, int64_t(kSlab)));
-          const int bins_x = int(minimum(p.pooled_width - j0, int64_t(kSlab)));
-          restrict_taps(rows, i0, bins_y, y0, kTileRows, row_weights);
-          restrict_taps(columns, j0, bins_x, x0, kTileColumns, column_weights);
-          __syncthreads();
-          const S* bins = grad + k * args.grad.n + i0 * args.grad.h + j0 * args.grad.w;
-          for (int i = 0; i < bins_y; ++i) {
-            T weights_y[Map::kRows], total = 0;
+  const auto touches = [&](int64_t k) {
+    const T* roi = args.rois + 5 * k;
+    return roi::image_of(p.batch, roi) == n && level_of(p, roi) == l &&
+           may_touch(rows_of(p, level, roi), p.pooled_height, y0, kTileRows) &&
+           may_touch(columns_of(p, level, roi), p.pooled_width, x0, kTileColumns);
+  };
+  roi::for_each_touching(args.count, touches, [&](int64_t k) {
+    const T* roi = args.rois + 5 * k;
+    const SampledAxis<T> rows = rows_of(p, level, roi), columns = columns_of(p, level, roi);
+    for (int64_t i0 = 0; i0 < p.pooled_height; i0 += kSlab) {
+      for (int64_t j0 = 0; j0 < p.pooled_width; j0 += kSlab) {
+        const int bins_y = int(minimum(p.pooled_height - i0, int64_t(kSlab)));
+        const int bins_x = int(minimum(p.pooled_width - j0, int64_t(kSlab)));
+        roi::restrict_taps(rows, i0, bins_y, y0, kTileRows, row_weights);
+        roi::restrict_taps(columns, j0, bins_x, x0, kTileColumns, column_weights);
+        __syncthreads();
+        const S* bins = grad + k * args.grad.n + i0 * args.grad.h + j0 * args.grad.w;
+        for (int i = 0; i < bins_y; ++i) {
+          T weights_y[Map::kRows], total = 0;
 #pragma unroll
-            for (int r = 0; r < Map::kRows; ++r) total += weights_y[r] = row_weights[i * kTileRows + Map::row(r)];
-            if (total == 0) continue;  // weights are not negative
-            for (int j = 0; j < bins_x; ++j) {
-              T weights_x[Map::kColumns];
-              total = 0;
+          for (int r = 0; r < Map::kRows; ++r) total += weights_y[r] = row_weights[i * kTileRows + Map::row(r)];
+          if (total == 0) continue;  // weights are not negative
+          for (int j = 0; j < bins_x; ++j) {
+            T weights_x[Map::kColumns];
+            total = 0;
 #pragma unroll
-              for (int c = 0; c < Map::kColumns; ++c) {
-                total += weights_x[c] = column_weights[j * kTileColumns + Map::column(c)];
-              }
-              if (total == 0) continue;
+            for (int x = 0; x < Map::kColumns; ++x) {
+              total += weights_x[x] = column_weights[j * kTileColumns + Map::column(x)];
+            }
+            if (total == 0) continue;
 #pragma unroll
-              for (int s = 0; s < Map::kChannels; ++s) {
-                const int64_t c = c0 + Map::channel(s);
-                if (c >= p.channels) continue;
-                const T g = static_cast<T>(bins[c * args.grad.c + i * args.grad.h + j * args.grad.w]);
+            for (int s = 0; s < Map::kChannels; ++s) {
+              const int64_t c = c0 + Map::channel(s);
+              if (c >= p.channels) continue;
+              const T g = static_cast<T>(bins[c * args.grad.c + i * args.grad.h + j * args.grad.w]);
 #pragma unroll
-                for (int r = 0; r < Map::kRows; ++r) {
+              for (int r = 0; r < Map::kRows; ++r) {
 #pragma unroll
-                  for (int x = 0; x < Map::kColumns; ++x) sums[r][x][s] += weights_y[r] * weights_x[x] * g;
-                }
+                for (int x = 0; x < Map::kColumns; ++x) sums[r][x][s] += weights_y[r] * weights_x[x] * g;
               }
             }
           }
-          __syncthreads();
         }
+        __syncthreads();
       }
     }
-  }
-
-  const Strides out = args.maps.step[l];
-  S* map = args.maps.data[l] + n * out.n;
-#pragma unroll
-  for (int r = 0; r < Map::kRows; ++r) {
-#pragma unroll
-    for (int x = 0; x < Map::kColumns; ++x) {
-      const int64_t row = y0 + Map::row(r), column = x0 + Map::column(x);
-      if (row >= level.height || column >= level.width) continue;
-#pragma unroll
-      for (int s = 0; s < Map::kChannels; ++s) {
-        const int64_t c = c0 + Map::channel(s);
-        if (c < p.channels) map[c * out.c + row * out.h + column * out.w] = static_cast<S>(sums[r][x][s]);
-      }
-    }
-  }
+  });
+  const Strides& step = args.maps.step[l];
+  roi::store_tile<Map>(sums, args.maps.data[l] + n * step.n, step, y0, level.height, x0, level.width, c0, p.channels);
 }
 
 }  // namespace
@@ -302,9 +234,9 @@ void Cuda::unpool(const char* op, const Params& p, const Tensor& grad, const Ten
       launch(op, kernel, {grid, kBlock}, grad, args, grad.const_data_ptr<S>());
     };
     if (channels_last) {
-      run(&roi_align::unpool<T, S, true>, Mapping<true>::kChunk);
+      run(&roi_align::unpool<T, S, true>, roi::Mapping<true>::kChunk);
     } else {
-      run(&roi_align::unpool<T, S, false>, Mapping<false>::kChunk);
+      run(&roi_align::unpool<T, S, false>, roi::Mapping<false>::kChunk);
     }
   });
 }

@@ -16,14 +16,16 @@ struct Params {
   int64_t batch, channels, height, width;
 };
 
+constexpr roi::CornerRule kCorners{1, 0};
+
 template <class T>
 FV_HOST_DEVICE roi::PooledAxis<T> rows_of(const Params& p, const T* roi) {
-  return roi::pooled_axis<T>(roi[2], roi[4], T(p.spatial_scale), p.pooled_height, p.height);
+  return roi::pooled_axis<T>(roi[2], roi[4], T(p.spatial_scale), p.pooled_height, p.height, kCorners);
 }
 
 template <class T>
 FV_HOST_DEVICE roi::PooledAxis<T> columns_of(const Params& p, const T* roi) {
-  return roi::pooled_axis<T>(roi[1], roi[3], T(p.spatial_scale), p.pooled_width, p.width);
+  return roi::pooled_axis<T>(roi[1], roi[3], T(p.spatial_scale), p.pooled_width, p.width, kCorners);
 }
 
 inline Params forward_params(const char* op, const Tensor& input, const Tensor& rois, double spatial_scale,
