@@ -1,15 +1,17 @@
-// roi_pool on CUDA. Forward: one thread a bin and channel. Backward: one block per (tile of pixels, chunk of channels,
-// image); each thread owns a channel of the tile in shared memory and adds, roi by roi, the bins whose largest pixel is
-// in the tile: no zero fill, no atomics, the same bits in every run.
+// roi_pool on CUDA. Forward: one thread a bin and channel. Backward: by tiles, to which each roi in turn adds
+// the bins whose largest pixel is there.
 #include "common/cuda_library.cuh"
 #include "common/dispatch.h"
 #include "roi/check_images.cuh"
 #include "roi/roi_pool.h"
+#include "roi/tiles.cuh"
 
 namespace fastvision::roi_pool {
 namespace {
 
-constexpr int kBlock = 256;
+using roi::kBlock;
+using roi::kOwnedChannels;
+using roi::kOwnedTile;
 
 template <class T>
 struct ForwardArgs {
@@ -53,9 +55,6 @@ __global__ void __launch_bounds__(kBlock) pool(const __grid_constant__ ForwardAr
   out[at] = static_cast<S>(largest), argmax[at] = place;
 }
 
-constexpr int kTile = 8;        // pixels along each axis
-constexpr int kChannels = 128;  // a block, one a thread
-
 template <class T>
 struct BackwardArgs {
   Params p;
@@ -65,59 +64,45 @@ struct BackwardArgs {
   int64_t column_tiles, tiles;  // of an image
 };
 
-// Bins [first, last) that have pixels in [low, low + kTile).
+// Bins [first, last) that have pixels in [low, low + kOwnedTile).
 template <class T>
 struct TouchedBins {
   int64_t first = 0, last = 0;
 
   FV_DEVICE TouchedBins(const roi::PooledAxis<T>& axis, int64_t low) {
     const roi::PixelRange all = axis.extent();
-    if (all.high <= low || all.low >= low + kTile) return;
+    if (all.high <= low || all.low >= low + kOwnedTile) return;
     while (first < axis.bins && axis[first].high <= low) ++first;
     last = first;
-    while (last < axis.bins && axis[last].low < low + kTile) ++last;
+    while (last < axis.bins && axis[last].low < low + kOwnedTile) ++last;
   }
 };
 
 // grad, argmax [K, C, P, Q], out [N, C, H, W]; grid (N * tiles, chunks of channels)
 template <class T, class S>
-__global__ void __launch_bounds__(kChannels)
+__global__ void __launch_bounds__(kOwnedChannels)
     scatter(const __grid_constant__ BackwardArgs<T> args, const S* __restrict__ grad,
             const int32_t* __restrict__ argmax, S* __restrict__ out) {
-  FV_DYNAMIC_SHARED(T, sums);  // [kTile * kTile, kChannels]
+  FV_DYNAMIC_SHARED(T, sums);
   const Params& p = args.p;
-  const int64_t n = blockIdx.x / args.tiles, tile = blockIdx.x % args.tiles;
-  const int64_t y0 = tile / args.column_tiles * kTile, x0 = tile % args.column_tiles * kTile;
-  const int64_t c0 = int64_t(blockIdx.y) * kChannels, c = c0 + threadIdx.x;
-  for (int e = threadIdx.x; e < kTile * kTile * kChannels; e += kChannels) sums[e] = 0;  // the thread's own channel
-  if (c < p.channels) {
-    for (int64_t k = 0; k < args.count; ++k) {
-      const T* roi = args.rois + 5 * k;
-      if (roi::image_of(p.batch, roi) != n) continue;
-      const TouchedBins<T> rows(rows_of(p, roi), y0), columns(columns_of(p, roi), x0);
-      for (int64_t i = rows.first; i < rows.last; ++i) {
-        for (int64_t j = columns.first; j < columns.last; ++j) {
-          const int64_t place = argmax[k * args.argmax.n + c * args.argmax.c + i * args.argmax.h + j * args.argmax.w];
-          const int64_t y = place / p.width - y0, x = place % p.width - x0;
-          if (place < 0 || y < 0 || y >= kTile || x < 0 || x >= kTile) continue;
-          sums[(y * kTile + x) * kChannels + threadIdx.x] +=
-              static_cast<T>(grad[k * args.grad.n + c * args.grad.c + i * args.grad.h + j * args.grad.w]);
-        }
+  const int64_t n = blockIdx.x / args.tiles, t = blockIdx.x % args.tiles;
+  roi::OwnedTile<T> tile{sums, t / args.column_tiles * kOwnedTile, t % args.column_tiles * kOwnedTile};
+  const int64_t c0 = int64_t(blockIdx.y) * kOwnedChannels, c = c0 + threadIdx.x;
+  tile.clear();
+  for (int64_t k = 0; k < args.count && c < p.channels; ++k) {
+    const T* roi = args.rois + 5 * k;
+    if (roi::image_of(p.batch, roi) != n) continue;
+    const TouchedBins<T> rows(rows_of(p, roi), tile.y0), columns(columns_of(p, roi), tile.x0);
+    for (int64_t i = rows.first; i < rows.last; ++i) {
+      for (int64_t j = columns.first; j < columns.last; ++j) {
+        const int64_t place = argmax[k * args.argmax.n + c * args.argmax.c + i * args.argmax.h + j * args.argmax.w];
+        const int64_t y = place / p.width, x = place % p.width;
+        if (place < 0 || !tile.has(y, x)) continue;
+        tile.add(y, x, static_cast<T>(grad[k * args.grad.n + c * args.grad.c + i * args.grad.h + j * args.grad.w]));
       }
     }
   }
-  __syncthreads();
-  for (int e = threadIdx.x; e < kTile * kTile * kChannels; e += kChannels) {
-    // neighbouring threads write neighbouring elements in either format
-    const bool interleaved = args.out.c == 1;
-    const int channel = interleaved ? e % kChannels : e / (kTile * kTile);
-    const int pixel = interleaved ? e / kChannels : e % (kTile * kTile);
-    const int64_t y = y0 + pixel / kTile, x = x0 + pixel % kTile;
-    if (c0 + channel < p.channels && y < p.height && x < p.width) {
-      out[n * args.out.n + (c0 + channel) * args.out.c + y * args.out.h + x * args.out.w] =
-          static_cast<S>(sums[pixel * kChannels + channel]);
-    }
-  }
+  tile.store(out + n * args.out.n, args.out, p.height, p.width, c0, p.channels);
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
@@ -151,8 +136,8 @@ Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, do
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
     roi::check_images<T>(kOp, p.batch, plain);
-    const int64_t column_tiles = ceil_div(width, int64_t(kTile));
-    const int64_t tiles = column_tiles * ceil_div(height, int64_t(kTile));
+    const int64_t column_tiles = ceil_div(width, int64_t(kOwnedTile));
+    const int64_t tiles = column_tiles * ceil_div(height, int64_t(kOwnedTile));
     const BackwardArgs<T> args{p,
                                plain.const_data_ptr<T>(),
                                rois.size(0),
@@ -162,7 +147,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, do
                                column_tiles,
                                tiles};
     const dim3 grid(blocks_for(batch * tiles, 1), blocks_for(p.channels, kChannels));
-    const size_t shared = size_t(kTile) * kTile * kChannels * sizeof(T);
+    const size_t shared = size_t(kOwnedTile) * kTile * kChannels * sizeof(T);
     launch(kOp, &scatter<T, S>, {grid, kChannels, shared}, grad, args, grad.const_data_ptr<S>(),
            argmax.const_data_ptr<int32_t>(), output.mutable_data_ptr<S>());
   });

@@ -100,4 +100,44 @@ FV_DEVICE void store_tile(const T (&sums)[Map::kRows][Map::kColumns][Map::kChann
   }
 }
 
+constexpr int kOwnedTile = 8;        // pixels along each axis
+constexpr int kOwnedChannels = 128;  // a block, one a thread
+
+// The other way to sum a tile, where the pixels a bin reads are few or scattered: each thread owns a channel of the tile
+// in shared memory and adds to any of its pixels.
+template <class T>
+struct OwnedTile {
+  T* sums;  // [kOwnedTile * kOwnedTile, kOwnedChannels]
+  int64_t y0, x0;
+
+  static constexpr size_t kBytes = size_t(kOwnedTile) * kOwnedTile * kOwnedChannels * sizeof(T);
+
+  FV_DEVICE void clear() {
+    for (int e = 0; e < kOwnedTile * kOwnedTile; ++e) sums[e * kOwnedChannels + threadIdx.x] = 0;
+  }
+  FV_DEVICE bool has(int64_t y, int64_t x) const {
+    return y >= y0 && y < y0 + kOwnedTile && x >= x0 && x < x0 + kOwnedTile;
+  }
+  FV_DEVICE void add(int64_t y, int64_t x, T value) {
+    if (has(y, x)) sums[((y - y0) * kOwnedTile + x - x0) * kOwnedChannels + threadIdx.x] += value;
+  }
+
+  // By all threads: the channels from c0 on of one image.
+  template <class S>
+  FV_DEVICE void store(S* map, const Strides& step, int64_t height, int64_t width, int64_t c0, int64_t channels) const {
+    __syncthreads();
+    for (int e = threadIdx.x; e < kOwnedTile * kOwnedTile * kOwnedChannels; e += kOwnedChannels) {
+      // neighbouring threads write neighbouring elements in either format
+      const bool interleaved = step.c == 1;
+      const int channel = interleaved ? e % kOwnedChannels : e / (kOwnedTile * kOwnedTile);
+      const int pixel = interleaved ? e / kOwnedChannels : e % (kOwnedTile * kOwnedTile);
+      const int64_t y = y0 + pixel / kOwnedTile, x = x0 + pixel % kOwnedTile;
+      if (c0 + channel < channels && y < height && x < width) {
+        map[(c0 + channel) * step.c + y * step.h + x * step.w] =
+            static_cast<S>(sums[pixel * kOwnedChannels + channel]);
+      }
+    }
+  }
+};
+
 }  // namespace fastvision::roi

@@ -6,10 +6,23 @@ bfloat16 (half types are stored as half; coordinates and sums are float32).
 
 from fastvision.ops.boxes import box_area, box_iou, decode_boxes, encode_boxes
 from fastvision.ops.nms import batched_nms, nms
-from fastvision.ops.roi import MultiScaleRoIAlign, RoIAlign, RoIPool, multiscale_roi_align, roi_align, roi_pool
+from fastvision.ops.roi import (
+    MultiScaleRoIAlign,
+    PSRoIAlign,
+    PSRoIPool,
+    RoIAlign,
+    RoIPool,
+    multiscale_roi_align,
+    ps_roi_align,
+    ps_roi_pool,
+    roi_align,
+    roi_pool,
+)
 
 __all__ = [
     "MultiScaleRoIAlign",
+    "PSRoIAlign",
+    "PSRoIPool",
     "RoIAlign",
     "RoIPool",
     "batched_nms",
@@ -19,6 +32,8 @@ __all__ = [
     "encode_boxes",
     "multiscale_roi_align",
     "nms",
+    "ps_roi_align",
+    "ps_roi_pool",
     "roi_align",
     "roi_pool",
 ]

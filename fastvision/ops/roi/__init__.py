@@ -1,7 +1,20 @@
 """RoI pooling, one file per op."""
 
 from fastvision.ops.roi.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
+from fastvision.ops.roi.ps_roi_align import PSRoIAlign, ps_roi_align
+from fastvision.ops.roi.ps_roi_pool import PSRoIPool, ps_roi_pool
 from fastvision.ops.roi.roi_align import RoIAlign, roi_align
 from fastvision.ops.roi.roi_pool import RoIPool, roi_pool
 
-__all__ = ["MultiScaleRoIAlign", "RoIAlign", "RoIPool", "multiscale_roi_align", "roi_align", "roi_pool"]
+__all__ = [
+    "MultiScaleRoIAlign",
+    "PSRoIAlign",
+    "PSRoIPool",
+    "RoIAlign",
+    "RoIPool",
+    "multiscale_roi_align",
+    "ps_roi_align",
+    "ps_roi_pool",
+    "roi_align",
+    "roi_pool",
+]

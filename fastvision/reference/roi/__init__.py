@@ -1,7 +1,15 @@
 """RoI pooling in plain PyTorch, one file per op."""
 
 from fastvision.reference.roi.multiscale_roi_align import multiscale_roi_align
+from fastvision.reference.roi.ps_roi_align import ps_roi_align
+from fastvision.reference.roi.ps_roi_pool import ps_roi_pool
 from fastvision.reference.roi.roi_align import roi_align
 from fastvision.reference.roi.roi_pool import roi_pool
 
-__all__ = ["multiscale_roi_align", "roi_align", "roi_pool"]
+__all__ = [
+    "multiscale_roi_align",
+    "ps_roi_align",
+    "ps_roi_pool",
+    "roi_align",
+    "roi_pool",
+]

@@ -1,6 +1,7 @@
 """RoI pooling, one file per op."""
 
 from fastvision.testing.case import OpCase
-from fastvision.testing.cases.roi import multiscale_roi_align, roi_align, roi_pool
+from fastvision.testing.cases.roi import multiscale_roi_align, ps_roi_align, ps_roi_pool, roi_align, roi_pool
 
-CASES: tuple[OpCase, ...] = roi_align.CASES + multiscale_roi_align.CASES + roi_pool.CASES
+_FILES = (roi_align, multiscale_roi_align, roi_pool, ps_roi_align, ps_roi_pool)
+CASES: tuple[OpCase, ...] = tuple(case for file in _FILES for case in file.CASES)

@@ -32,3 +32,10 @@ def pooling_work(sample: Sample) -> Work:
     count = len(rois) if isinstance(rois, Tensor) else sum(map(len, rois))
     out = count * features.shape[1] * bins
     return Work(nbytes(features) + out * features.element_size(), out * 32)
+
+
+def position_sensitive_work(sample: Sample) -> Work:
+    """Features read once, bins written once."""
+    features, rois = sample.args[:2]
+    out = len(rois) * features.shape[1]
+    return Work(nbytes(features) + out * features.element_size(), out * 32)
