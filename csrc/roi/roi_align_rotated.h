@@ -95,18 +95,14 @@ FV_HOST_DEVICE void for_each_sample(const Region<T>& r, int64_t i, int64_t j, Em
   const double v_low = minimum(to_left * sine, to_right * sine) + minimum(to_top * cosine, to_bottom * cosine);
   const double v_high = maximum(to_left * sine, to_right * sine) + maximum(to_top * cosine, to_bottom * cosine);
   const T bin_top = r.top + mul_rn(T(i), r.bin_height), bin_left = r.left + mul_rn(T(j), r.bin_width);
-  // rounding of coordinates moves samples by up to this much
-  const double slack = 1 + 16 * double(kEpsilon<T>) *
-                               (std::fabs(double(r.centre_x)) + std::fabs(double(r.centre_y)) +
-                                std::fabs(double(r.left)) + std::fabs(double(r.top)));
   SampleRange rows{0, double(r.samples_y) - 1};
-  rows.restrict(double(bin_top) + 0.5 * step_y, step_y, v_low - slack, v_high + slack);
+  rows.restrict(double(bin_top) + 0.5 * step_y, step_y, v_low, v_high);
   for (double a = rows.first; a <= rows.last; a += 1) {
     const T v = bin_top + mul_rn(T(a) + T(0.5), r.bin_height) / r.samples_y;
     SampleRange columns{0, double(r.samples_x) - 1};
     const double u = double(bin_left) + 0.5 * step_x;
-    columns.restrict(double(v) * sine + u * cosine + double(r.centre_x), step_x * cosine, -1 - slack, width + slack);
-    columns.restrict(double(v) * cosine - u * sine + double(r.centre_y), -step_x * sine, -1 - slack, height + slack);
+    columns.restrict(double(v) * sine + u * cosine + double(r.centre_x), step_x * cosine, -1, width);
+    columns.restrict(double(v) * cosine - u * sine + double(r.centre_y), -step_x * sine, -1, height);
     for (double b = columns.first; b <= columns.last; b += 1) {
       const T along = bin_left + mul_rn(T(b) + T(0.5), r.bin_width) / r.samples_x;
       T y = sub_rn(mul_rn(v, r.cosine), mul_rn(along, r.sine)) + r.centre_y;

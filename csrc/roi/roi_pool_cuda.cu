@@ -146,9 +146,8 @@ Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, do
                                strides_of(output),
                                column_tiles,
                                tiles};
-    const dim3 grid(blocks_for(batch * tiles, 1), blocks_for(p.channels, kChannels));
-    const size_t shared = size_t(kOwnedTile) * kTile * kChannels * sizeof(T);
-    launch(kOp, &scatter<T, S>, {grid, kChannels, shared}, grad, args, grad.const_data_ptr<S>(),
+    const dim3 grid(blocks_for(batch * tiles, 1), blocks_for(p.channels, kOwnedChannels));
+    launch(kOp, &scatter<T, S>, {grid, kOwnedChannels, roi::OwnedTile<T>::kBytes}, grad, args, grad.const_data_ptr<S>(),
            argmax.const_data_ptr<int32_t>(), output.mutable_data_ptr<S>());
   });
   return output;

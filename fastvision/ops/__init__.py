@@ -11,11 +11,13 @@ from fastvision.ops.roi import (
     PSRoIAlign,
     PSRoIPool,
     RoIAlign,
+    RoIAlignRotated,
     RoIPool,
     multiscale_roi_align,
     ps_roi_align,
     ps_roi_pool,
     roi_align,
+    roi_align_rotated,
     roi_pool,
 )
 
@@ -24,6 +26,7 @@ __all__ = [
     "PSRoIAlign",
     "PSRoIPool",
     "RoIAlign",
+    "RoIAlignRotated",
     "RoIPool",
     "batched_nms",
     "box_area",
@@ -35,5 +38,6 @@ __all__ = [
     "ps_roi_align",
     "ps_roi_pool",
     "roi_align",
+    "roi_align_rotated",
     "roi_pool",
 ]

@@ -52,6 +52,14 @@ def random_rois(count: int, images: int, height: float, width: float, seed: int 
     return torch.cat([image, corner, torch.minimum(corner + side, extent)], dim=1)
 
 
+def random_rotated_rois(count: int, images: int, height: float, width: float, seed: int = 0) -> Tensor:
+    """[count, 6] = (image, cx, cy, w, h, degrees): the regions of :func:`random_rois`, turned by any angle."""
+    rois = random_rois(count, images, height, width, seed)
+    corner, far = rois[:, 1:3], rois[:, 3:5]
+    degrees = torch.rand(count, 1, generator=generator(seed + 1)) * 720 - 360
+    return torch.cat([rois[:, :1], (corner + far) / 2, far - corner, degrees], dim=1)
+
+
 def boxes_of_images(rois: Tensor, images: int) -> list[Tensor]:
     """rois [K, 5] -> the boxes of each image, [K_i, 4]."""
     return [rois[rois[:, 0] == image, 1:] for image in range(images)]

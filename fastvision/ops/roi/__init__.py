@@ -4,6 +4,7 @@ from fastvision.ops.roi.multiscale_roi_align import MultiScaleRoIAlign, multisca
 from fastvision.ops.roi.ps_roi_align import PSRoIAlign, ps_roi_align
 from fastvision.ops.roi.ps_roi_pool import PSRoIPool, ps_roi_pool
 from fastvision.ops.roi.roi_align import RoIAlign, roi_align
+from fastvision.ops.roi.roi_align_rotated import RoIAlignRotated, roi_align_rotated
 from fastvision.ops.roi.roi_pool import RoIPool, roi_pool
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "PSRoIAlign",
     "PSRoIPool",
     "RoIAlign",
+    "RoIAlignRotated",
     "RoIPool",
     "multiscale_roi_align",
     "ps_roi_align",
     "ps_roi_pool",
     "roi_align",
+    "roi_align_rotated",
     "roi_pool",
 ]

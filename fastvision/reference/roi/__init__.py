@@ -4,6 +4,7 @@ from fastvision.reference.roi.multiscale_roi_align import multiscale_roi_align
 from fastvision.reference.roi.ps_roi_align import ps_roi_align
 from fastvision.reference.roi.ps_roi_pool import ps_roi_pool
 from fastvision.reference.roi.roi_align import roi_align
+from fastvision.reference.roi.roi_align_rotated import roi_align_rotated
 from fastvision.reference.roi.roi_pool import roi_pool
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "ps_roi_align",
     "ps_roi_pool",
     "roi_align",
+    "roi_align_rotated",
     "roi_pool",
 ]

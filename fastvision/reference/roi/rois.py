@@ -11,8 +11,8 @@ from torch import Tensor
 from fastvision.reference.boxes import working_dtype
 
 
-def to_rois(boxes: Tensor | Sequence[Tensor], like: Tensor) -> Tensor:
-    """[K, 5], or a list of [K_i, 4], one per image -> [K, 5] with the image index first.
+def to_rois(boxes: Tensor | Sequence[Tensor], like: Tensor, columns: int = 4) -> Tensor:
+    """[K, 5], or a list of [K_i, 4], one per image -> [K, 5] with the image index first. `columns`: of a box, 4.
 
     Half and integer boxes of a list become float32: bfloat16 cannot even count past 256 images. An empty list is no
     rois on the device of ``like``.
@@ -20,10 +20,10 @@ def to_rois(boxes: Tensor | Sequence[Tensor], like: Tensor) -> Tensor:
     if isinstance(boxes, Tensor):
         return boxes
     for b in boxes:
-        if b.dim() != 2 or b.shape[1] != 4:
-            raise ValueError(f"expected a list of boxes of shape [K, 4], got {list(b.shape)}")
+        if b.dim() != 2 or b.shape[1] != columns:
+            raise ValueError(f"expected a list of boxes of shape [K, {columns}], got {list(b.shape)}")
     if not boxes:
-        return torch.zeros(0, 5, device=like.device)
+        return torch.zeros(0, columns + 1, device=like.device)
     dtype = working_dtype(*boxes)
     rows = [b.to(dtype) for b in boxes]
     images = [b.new_full((len(b), 1), float(i)) for i, b in enumerate(rows)]

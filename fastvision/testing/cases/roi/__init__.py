@@ -1,7 +1,14 @@
 """RoI pooling, one file per op."""
 
 from fastvision.testing.case import OpCase
-from fastvision.testing.cases.roi import multiscale_roi_align, ps_roi_align, ps_roi_pool, roi_align, roi_pool
+from fastvision.testing.cases.roi import (
+    multiscale_roi_align,
+    ps_roi_align,
+    ps_roi_pool,
+    roi_align,
+    roi_align_rotated,
+    roi_pool,
+)
 
-_FILES = (roi_align, multiscale_roi_align, roi_pool, ps_roi_align, ps_roi_pool)
+_FILES = (roi_align, multiscale_roi_align, roi_align_rotated, roi_pool, ps_roi_align, ps_roi_pool)
 CASES: tuple[OpCase, ...] = tuple(case for file in _FILES for case in file.CASES)
