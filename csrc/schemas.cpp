@@ -29,9 +29,9 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def(
       "multiscale_roi_align_box_gradients(Tensor grad, Tensor[] features, Tensor rois, float[] spatial_scales, int sampling_ratio, bool aligned, float canonical_scale, float canonical_level) -> Tensor");
   m.def(
-      "roi_pool(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width) -> (Tensor, Tensor)");
+      "roi_pool(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, bool exact_bins) -> (Tensor, Tensor)");
   m.def(
-      "roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, SymInt batch, SymInt height, SymInt width, bool channels_last) -> Tensor");
+      "roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, SymInt batch, SymInt height, SymInt width, bool exact_bins, bool channels_last) -> Tensor");
   m.def(
       "ps_roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio) -> Tensor");
   m.def(

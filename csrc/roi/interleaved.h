@@ -90,7 +90,8 @@ class InterleavedSums {
       copy_.reserve(count);
       data_ = copy_.data();
     }
-    parallel_for(int64_t(count), 1 << 16, [&](int64_t begin, int64_t end) { std::fill(data_ + begin, data_ + end, T(0)); });
+    parallel_for(int64_t(count), 1 << 16,
+                 [&](int64_t begin, int64_t end) { std::fill(data_ + begin, data_ + end, T(0)); });
   }
 
   T* image(int64_t n) const { return data_ + n * pixels_ * channels_; }

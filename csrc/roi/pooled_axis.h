@@ -15,10 +15,16 @@ struct PixelRange {
 
 template <class T>
 struct PooledAxis {
-  T start, bin;         // the first pixel of the roi, which may lie outside; pixels a bin
-  int64_t bins, limit;  // no pixel from the limit on is read
+  T start, length, bin;  // the first pixel of the roi, which may lie outside; its pixels and those a bin
+  int64_t bins, limit;   // no pixel from the limit on is read
+
+  bool exact;  // bin edges as quotients of integers: a bin of a real length can round past a whole pixel
 
   FV_HOST_DEVICE PixelRange operator[](int64_t index) const {
+    if (exact) {
+      const int64_t pixels = length < T(INT32_MAX) ? int64_t(length) : INT32_MAX;
+      return {clip(start + T(index * pixels / bins)), clip(start + T(((index + 1) * pixels + bins - 1) / bins))};
+    }
     return {clip(start + std::floor(mul_rn(T(index), bin))), clip(start + std::ceil(mul_rn(T(index + 1), bin)))};
   }
 
@@ -39,11 +45,12 @@ struct CornerRule {
 // Corners are rounded, half away from zero; a roi is at least a pixel long. Operations and their order are those of the
 // published implementations.
 template <class T>
-FV_HOST_DEVICE PooledAxis<T> pooled_axis(T low, T high, T spatial_scale, int64_t bins, int64_t size, CornerRule rule) {
+FV_HOST_DEVICE PooledAxis<T> pooled_axis(T low, T high, T spatial_scale, int64_t bins, int64_t size, CornerRule rule,
+                                         bool exact = false) {
   const T start = std::round(mul_rn(low, spatial_scale)), end = std::round(mul_rn(high, spatial_scale));
   const T length = maximum(end - start + T(rule.closing), T(1));
   const bool finite = std::isfinite(low) && std::isfinite(high);
-  return {finite ? start : T(NAN), length / T(bins), bins, size - rule.margin};
+  return {finite ? start : T(NAN), length, length / T(bins), bins, size - rule.margin, exact};
 }
 
 // The mean of a bin: emit(pixel, weight).

@@ -86,14 +86,14 @@ __global__ void __launch_bounds__(kBlock)
           const int64_t c = c0 + Map::channel(s);
           const int64_t i = c / p.pooled_width % p.pooled_height - i0, j = c % p.pooled_width - j0;
           if (c >= p.outputs * bins || i < 0 || i >= bins_y || j < 0 || j >= bins_x) continue;
-          const T g = static_cast<T>(grad[k * args.pooled.n + c / bins * args.pooled.c + (i0 + i) * args.pooled.h +
-                                          (j0 + j) * args.pooled.w]);
+          const T g = static_cast<T>(
+              grad[k * args.pooled.n + c / bins * args.pooled.c + (i0 + i) * args.pooled.h + (j0 + j) * args.pooled.w]);
 #pragma unroll
           for (int r = 0; r < Map::kRows; ++r) {
 #pragma unroll
             for (int x = 0; x < Map::kColumns; ++x) {
-              sums[r][x][s] += row_weights[i * kTileRows + Map::row(r)] *
-                               column_weights[j * kTileColumns + Map::column(x)] * g;
+              sums[r][x][s] +=
+                  row_weights[i * kTileRows + Map::row(r)] * column_weights[j * kTileColumns + Map::column(x)] * g;
             }
           }
         }
@@ -112,12 +112,8 @@ struct Cuda {
       using S = typename decltype(t)::type;
       using T = Accumulator<S>;
       roi::check_images<T>(op, p.batch, rois);
-      const Args<T> args{p,
-                         rois.const_data_ptr<T>(),
-                         rois.size(0),
-                         strides_of(input),
-                         strides_of(output),
-                         is_channels_last(output)};
+      const Args<T> args{
+          p, rois.const_data_ptr<T>(), rois.size(0), strides_of(input), strides_of(output), is_channels_last(output)};
       launch(op, &pool_bins<Sampler, T, S>, {blocks_for(output.numel(), kBlock), kBlock}, input, args,
              input.const_data_ptr<S>(), output.mutable_data_ptr<S>());
     });

@@ -119,8 +119,9 @@ struct Cpu {
           map.load(data + bin.map_offset(p, step), bin.step, bin.lanes);
           for (int64_t r = begin; r < end; ++r) {
             Vector<T> sum;
-            for_each_pixel(map, rois.taps[r], bin, [&](const Vector<T>& pixel, T weight)
-                                                       __attribute__((always_inline)) { sum.add(weight, pixel); });
+            for_each_pixel(map, rois.taps[r], bin,
+                           [&](const Vector<T>& pixel, T weight)
+                               __attribute__((always_inline)) { sum.add(weight, pixel); });
             roi::store_lanes<T>(&sum, 1, bin.lanes, out + bin.pooled_offset(rois.groups.order[r], out_step), out_step.c,
                                 out_step.w);
           }

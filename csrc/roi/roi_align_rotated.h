@@ -148,8 +148,8 @@ inline Params backward_params(const char* op, const Tensor& grad, const Tensor& 
                               int64_t batch, int64_t height, int64_t width, int64_t sampling_ratio, bool aligned,
                               bool clockwise) {
   FV_CHECK(grad.dim() == 4, op, "expected grad of shape [K, C, P, Q], got ", shape_of(grad));
-  Params p{spatial_scale, grad.size(2), grad.size(3), sampling_ratio, aligned, clockwise,
-           batch,         grad.size(1), height,       width};
+  Params p{spatial_scale, grad.size(2), grad.size(3), sampling_ratio, aligned,
+           clockwise,     batch,        grad.size(1), height,         width};
   validate(op, p, grad, rois);
   FV_CHECK(grad.size(0) == rois.size(0), op, "expected grad and rois of the same length, got ", shape_of(grad), " and ",
            shape_of(rois));

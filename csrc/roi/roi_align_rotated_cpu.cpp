@@ -163,8 +163,7 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
   constexpr const char* kOp = "roi_align_rotated";
   const Params p =
       forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned, clockwise);
-  Tensor output =
-      empty_map(input, rois.size(0), p.channels, pooled_height, pooled_width, is_channels_last(input));
+  Tensor output = empty_map(input, rois.size(0), p.channels, pooled_height, pooled_width, is_channels_last(input));
   advise_huge_pages(output);
   dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;

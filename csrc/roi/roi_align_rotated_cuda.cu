@@ -54,8 +54,9 @@ FV_DEVICE bool may_touch(const Region<T>& r, int64_t i, int64_t rows, int64_t j,
   const T half_v = std::fabs(T(rows) * r.bin_height) / 2, half_u = std::fabs(T(columns) * r.bin_width) / 2;
   const T y = v * r.cosine - u * r.sine + r.centre_y, x = v * r.sine + u * r.cosine + r.centre_x;
   // samples are within rounding of the rectangle, and a border's value reaches a pixel further
-  const T slack = 2 + 16 * kEpsilon<T> * (std::fabs(r.centre_y) + std::fabs(r.centre_x) + std::fabs(r.top) +
-                                          std::fabs(r.left) + half_v + half_u);
+  const T slack =
+      2 + 16 * kEpsilon<T> *
+              (std::fabs(r.centre_y) + std::fabs(r.centre_x) + std::fabs(r.top) + std::fabs(r.left) + half_v + half_u);
   const T reach_y = half_v * std::fabs(r.cosine) + half_u * std::fabs(r.sine) + slack;
   const T reach_x = half_v * std::fabs(r.sine) + half_u * std::fabs(r.cosine) + slack;
   return y + reach_y >= T(y0) && y - reach_y <= T(y0 + kOwnedTile) && x + reach_x >= T(x0) &&
@@ -83,8 +84,7 @@ __global__ void __launch_bounds__(kOwnedChannels)
       if (!may_touch(region, i, 1, 0, p.pooled_width, tile.y0, tile.x0)) continue;
       for (int64_t j = 0; j < p.pooled_width; ++j) {
         if (!may_touch(region, i, 1, j, 1, tile.y0, tile.x0)) continue;
-        const T g =
-            static_cast<T>(grad[k * args.pooled.n + c * args.pooled.c + i * args.pooled.h + j * args.pooled.w]);
+        const T g = static_cast<T>(grad[k * args.pooled.n + c * args.pooled.c + i * args.pooled.h + j * args.pooled.w]);
         for_each_tap(region, i, j, [&](int64_t y, int64_t x, T weight) { tile.add(y, x, weight * g); });
       }
     }
@@ -104,12 +104,8 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(input.scalar_type()));
     roi::check_images<T>(kOp, p.batch, plain);
-    const Args<T> args{p,
-                       plain.const_data_ptr<T>(),
-                       rois.size(0),
-                       strides_of(input),
-                       strides_of(output),
-                       is_channels_last(output)};
+    const Args<T> args{
+        p, plain.const_data_ptr<T>(), rois.size(0), strides_of(input), strides_of(output), is_channels_last(output)};
     launch(kOp, &pool<T, S>, {blocks_for(output.numel(), kBlock), kBlock}, input, args, input.const_data_ptr<S>(),
            output.mutable_data_ptr<S>());
   });
@@ -129,8 +125,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
     using T = Accumulator<S>;
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
     roi::check_images<T>(kOp, p.batch, plain);
-    const Args<T> args{
-        p, plain.const_data_ptr<T>(), rois.size(0), strides_of(output), strides_of(grad), channels_last};
+    const Args<T> args{p, plain.const_data_ptr<T>(), rois.size(0), strides_of(output), strides_of(grad), channels_last};
     const int64_t tiles = ceil_div(width, int64_t(kOwnedTile)) * ceil_div(height, int64_t(kOwnedTile));
     const dim3 grid(blocks_for(batch * tiles, 1), blocks_for(p.channels, kOwnedChannels));
     launch(kOp, &unpool<T, S>, {grid, kOwnedChannels, roi::OwnedTile<T>::kBytes}, grad, args, grad.const_data_ptr<S>(),

@@ -177,9 +177,9 @@ void pool_blocks(const Params& p, const Tensor& input, const T* rois, const RoiG
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
-                                   int64_t pooled_width) {
+                                   int64_t pooled_width, bool exact_bins) {
   constexpr const char* kOp = "roi_pool";
-  const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width);
+  const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, exact_bins);
   const bool channels_last = is_channels_last(input);
   auto [output, argmax] = empty_outputs(p, input, rois.size(0));
   advise_huge_pages(output), advise_huge_pages(argmax);
@@ -241,9 +241,9 @@ void scatter(const Params& p, const Tensor& grad, const Tensor& argmax, const Ro
 }
 
 Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, double spatial_scale, int64_t batch,
-                int64_t height, int64_t width, bool channels_last) {
+                int64_t height, int64_t width, bool exact_bins, bool channels_last) {
   constexpr const char* kOp = "roi_pool_backward";
-  const Params p = backward_params(kOp, grad, rois, argmax, spatial_scale, batch, height, width);
+  const Params p = backward_params(kOp, grad, rois, argmax, spatial_scale, batch, height, width, exact_bins);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
   advise_huge_pages(output);
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {

@@ -106,9 +106,9 @@ __global__ void __launch_bounds__(kOwnedChannels)
 }
 
 std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
-                                   int64_t pooled_width) {
+                                   int64_t pooled_width, bool exact_bins) {
   constexpr const char* kOp = "roi_pool";
-  const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width);
+  const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, exact_bins);
   auto [output, argmax] = empty_outputs(p, input, rois.size(0));
   if (output.numel() == 0) return {output, argmax};
   dispatch_floating(kOp, input.scalar_type(), [&, &output = output, &argmax = argmax](auto t) {
@@ -125,9 +125,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, doub
 }
 
 Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, double spatial_scale, int64_t batch,
-                int64_t height, int64_t width, bool channels_last) {
+                int64_t height, int64_t width, bool exact_bins, bool channels_last) {
   constexpr const char* kOp = "roi_pool_backward";
-  const Params p = backward_params(kOp, grad, rois, argmax, spatial_scale, batch, height, width);
+  const Params p = backward_params(kOp, grad, rois, argmax, spatial_scale, batch, height, width, exact_bins);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
   if (output.numel() == 0) return output;
   if (rois.size(0) == 0) return torch::stable::zero_(output);

@@ -103,8 +103,8 @@ FV_DEVICE void store_tile(const T (&sums)[Map::kRows][Map::kColumns][Map::kChann
 constexpr int kOwnedTile = 8;        // pixels along each axis
 constexpr int kOwnedChannels = 128;  // a block, one a thread
 
-// The other way to sum a tile, where the pixels a bin reads are few or scattered: each thread owns a channel of the tile
-// in shared memory and adds to any of its pixels.
+// The other way to sum a tile, where the pixels a bin reads are few or scattered: each thread owns a channel of the
+// tile in shared memory and adds to any of its pixels.
 template <class T>
 struct OwnedTile {
   T* sums;  // [kOwnedTile * kOwnedTile, kOwnedChannels]
@@ -133,8 +133,7 @@ struct OwnedTile {
       const int pixel = interleaved ? e / kOwnedChannels : e % (kOwnedTile * kOwnedTile);
       const int64_t y = y0 + pixel / kOwnedTile, x = x0 + pixel % kOwnedTile;
       if (c0 + channel < channels && y < height && x < width) {
-        map[(c0 + channel) * step.c + y * step.h + x * step.w] =
-            static_cast<S>(sums[pixel * kOwnedChannels + channel]);
+        map[(c0 + channel) * step.c + y * step.h + x * step.w] = static_cast<S>(sums[pixel * kOwnedChannels + channel]);
       }
     }
   }

@@ -13,12 +13,14 @@ from fastvision.ops.roi import (
     RoIAlign,
     RoIAlignRotated,
     RoIPool,
+    SpatialPyramidPool,
     multiscale_roi_align,
     ps_roi_align,
     ps_roi_pool,
     roi_align,
     roi_align_rotated,
     roi_pool,
+    spatial_pyramid_pool,
 )
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "RoIAlign",
     "RoIAlignRotated",
     "RoIPool",
+    "SpatialPyramidPool",
     "batched_nms",
     "box_area",
     "box_iou",
@@ -40,4 +43,5 @@ __all__ = [
     "roi_align",
     "roi_align_rotated",
     "roi_pool",
+    "spatial_pyramid_pool",
 ]

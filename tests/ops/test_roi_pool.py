@@ -41,10 +41,10 @@ def test_places_equal_torchvisions(device: torch.device) -> None:
     pytest.importorskip("torchvision", reason="torchvision is the oracle here, not a requirement")
     features = (data.feature_map(2, 20, 25, 34).to(device) * 2).round()
     rois = data.random_rois(24, 2, 100.0, 136.0).to(device)
-    ours = torch.ops.fastvision.roi_pool(features, rois, 0.25, 5, 4)
+    ours = torch.ops.fastvision.roi_pool(features, rois, 0.25, 5, 4, False)
     theirs = torch.ops.torchvision.roi_pool(features, rois, 0.25, 5, 4)
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
-    last = torch.ops.fastvision.roi_pool(features.to(memory_format=torch.channels_last), rois, 0.25, 5, 4)
+    last = torch.ops.fastvision.roi_pool(features.to(memory_format=torch.channels_last), rois, 0.25, 5, 4, False)
     assert torch.equal(last[1], ours[1])
 
 
@@ -139,11 +139,11 @@ def test_backward_checks_its_arguments(device: torch.device) -> None:
     grad, rois = torch.ones(1, 1, 2, 2, device=device), torch.tensor([[0.0, 0, 0, 3, 3]], device=device)
     backward = torch.ops.fastvision.roi_pool_backward
     with pytest.raises(ValueError, match="expected argmax of the shape of grad"):
-        backward(grad, rois, torch.zeros(1, 1, 2, 1, dtype=torch.int32, device=device), 1.0, 1, 4, 4, False)
+        backward(grad, rois, torch.zeros(1, 1, 2, 1, dtype=torch.int32, device=device), 1.0, 1, 4, 4, False, False)
     with pytest.raises(ValueError, match="and int32"):
-        backward(grad, rois, torch.zeros(1, 1, 2, 2, device=device), 1.0, 1, 4, 4, False)
+        backward(grad, rois, torch.zeros(1, 1, 2, 2, device=device), 1.0, 1, 4, 4, False, False)
     wild = torch.full((1, 1, 2, 2), 2**31 - 1, dtype=torch.int32, device=device)
-    assert not backward(grad, rois, wild, 1.0, 1, 4, 4, False).any()
+    assert not backward(grad, rois, wild, 1.0, 1, 4, 4, False, False).any()
 
 
 @LAYOUTS

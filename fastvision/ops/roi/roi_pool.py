@@ -50,7 +50,7 @@ def roi_pool(
         Girshick 2015, "Fast R-CNN", section 2.1; signature of ``torchvision.ops.roi_pool``.
     """
     height, width = to_size(output_size)
-    output, _ = torch.ops.fastvision.roi_pool(input, to_rois(boxes, input), spatial_scale, height, width)
+    output, _ = torch.ops.fastvision.roi_pool(input, to_rois(boxes, input), spatial_scale, height, width, False)
     return output
 
 
@@ -72,7 +72,7 @@ class RoIPool(nn.Module):
 
 @register_fake("roi_pool")
 def _(
-    input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int
+    input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int, exact_bins: bool
 ) -> tuple[Tensor, Tensor]:
     output = empty_map(input, [rois.shape[0], input.shape[1], pooled_height, pooled_width], is_channels_last(input))
     return output, torch.empty_like(output, dtype=torch.int32)
@@ -87,13 +87,14 @@ def _(
     batch: int,
     height: int,
     width: int,
+    exact_bins: bool,
     channels_last: bool,
 ) -> Tensor:
     return empty_map(grad, [batch, grad.shape[1], height, width], channels_last)
 
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, rois, ctx.spatial_scale, _, _ = inputs
+    input, rois, ctx.spatial_scale, _, _, ctx.exact_bins = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(rois, output[1])
     ctx.batch, _, ctx.height, ctx.width = input.shape
@@ -102,12 +103,12 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 
 def _roi_pool_backward(ctx: Any, grad: Tensor, _: Any) -> Any:
     if not ctx.needs_input_grad[0]:
-        return (None,) * 5
+        return (None,) * 6
     rois, argmax = ctx.saved_tensors
     to_input = torch.ops.fastvision.roi_pool_backward(
-        grad, rois, argmax, ctx.spatial_scale, ctx.batch, ctx.height, ctx.width, ctx.channels_last
+        grad, rois, argmax, ctx.spatial_scale, ctx.batch, ctx.height, ctx.width, ctx.exact_bins, ctx.channels_last
     )
-    return to_input, None, None, None, None
+    return to_input, None, None, None, None, None
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -122,7 +123,7 @@ def _roi_pool_double_backward(ctx: Any, grad: Tensor) -> Any:
     plane = (image * channels + torch.arange(channels, device=grad.device))[:, :, None, None]  # [K, C, 1, 1]
     index = plane * (height * width) + argmax.clamp(min=0)
     to_grad = grad.contiguous().flatten().index_select(0, index.flatten()).view(argmax.shape)
-    return torch.where(argmax >= 0, to_grad, 0), None, None, None, None, None, None, None
+    return torch.where(argmax >= 0, to_grad, 0), *((None,) * 8)
 
 
 register_autograd("roi_pool", _roi_pool_backward, _save_forward)

@@ -6,6 +6,7 @@ from fastvision.reference.roi.ps_roi_pool import ps_roi_pool
 from fastvision.reference.roi.roi_align import roi_align
 from fastvision.reference.roi.roi_align_rotated import roi_align_rotated
 from fastvision.reference.roi.roi_pool import roi_pool
+from fastvision.reference.roi.spatial_pyramid_pool import spatial_pyramid_pool
 
 __all__ = [
     "multiscale_roi_align",
@@ -14,4 +15,5 @@ __all__ = [
     "roi_align",
     "roi_align_rotated",
     "roi_pool",
+    "spatial_pyramid_pool",
 ]

@@ -43,12 +43,12 @@ def roi_pool(
             pooled.append(features.new_zeros(1, len(features), height, width))
             continue
         rows, columns = bin_edges(y1, y2, height, input.shape[2]), bin_edges(x1, x2, width, input.shape[3])
-        bins = [_largest(features[:, top:bottom, left:right]) for top, bottom in rows for left, right in columns]
+        bins = [largest(features[:, top:bottom, left:right]) for top, bottom in rows for left, right in columns]
         pooled.append(torch.stack(bins, 1).view(1, len(features), height, width))
     return torch.cat(pooled)
 
 
-def _largest(pixels: Tensor) -> Tensor:
+def largest(pixels: Tensor) -> Tensor:
     """[C, h, w] -> [C]; zero where there are no pixels. The gradient goes to the first of equal values."""
     flat = pixels.flatten(1)
     return flat.gather(1, flat.argmax(1, keepdim=True))[:, 0] if flat.shape[1] else flat.new_zeros(len(flat))

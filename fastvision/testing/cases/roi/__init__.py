@@ -8,7 +8,8 @@ from fastvision.testing.cases.roi import (
     roi_align,
     roi_align_rotated,
     roi_pool,
+    spatial_pyramid_pool,
 )
 
-_FILES = (roi_align, multiscale_roi_align, roi_align_rotated, roi_pool, ps_roi_align, ps_roi_pool)
+_FILES = (roi_align, multiscale_roi_align, roi_align_rotated, roi_pool, ps_roi_align, ps_roi_pool, spatial_pyramid_pool)
 CASES: tuple[OpCase, ...] = tuple(case for file in _FILES for case in file.CASES)
