@@ -1,5 +1,6 @@
 """RoI pooling, one file per op."""
 
+from fastvision.ops.roi.crop_and_resize import crop_and_resize
 from fastvision.ops.roi.multiscale_roi_align import MultiScaleRoIAlign, multiscale_roi_align
 from fastvision.ops.roi.ps_roi_align import PSRoIAlign, ps_roi_align
 from fastvision.ops.roi.ps_roi_pool import PSRoIPool, ps_roi_pool
@@ -16,6 +17,7 @@ __all__ = [
     "RoIAlignRotated",
     "RoIPool",
     "SpatialPyramidPool",
+    "crop_and_resize",
     "multiscale_roi_align",
     "ps_roi_align",
     "ps_roi_pool",
