@@ -82,8 +82,8 @@ def test_constant_maps_and_ramps(device: torch.device) -> None:
     out = ops.roi_align_rotated(features, rois.to(device), (3, 5), 1.0, 4).cpu()
     for roi, pooled in zip(rois, out, strict=True):
         angle = torch.deg2rad(roi[5])
-        v = (torch.arange(3) + 0.5) * 4 - 6
-        u = (torch.arange(5) + 0.5) * 4 - 10
+        v = (torch.arange(3).double() + 0.5) * 4 - 6
+        u = (torch.arange(5).double() + 0.5) * 4 - 10
         xs = v[:, None] * angle.sin() + u * angle.cos() + 30
         ys = v[:, None] * angle.cos() - u * angle.sin() + 25
         torch.testing.assert_close(pooled, torch.stack([torch.ones_like(xs), xs, ys]))

@@ -41,14 +41,13 @@ def test_context_surrounds_the_box(size: tuple[int, int], context: int, device: 
     image = torch.zeros(1, 1, 100, 120, device=device)
     image[:, :, 30:60, 40:80] = 1
     out = ops.crop_and_resize(image, torch.tensor([[0.0, 40, 30, 80, 60]], device=device), size, context=context)[0, 0]
+    edge = int(size[0] / 30 / 2) + 2  # half a pixel of the image, which interpolation blurs
     inside = out[context:-context, context:-context]
-    assert (inside[2:-2, 2:-2] == 1).all() and inside.mean() > 0.95
+    assert (inside[edge:-edge, edge:-edge] - 1).abs().max() < 1e-5
+    assert abs(float(inside.mean()) - 1) < 0.1
     frame = out.clone()
-    frame[context:-context, context:-context] = 0
-    # half a source pixel of interpolation at the edge of the box
-    edge = int(size[0] / 30) + 2
     frame[context - edge : -context + edge, context - edge : -context + edge] = 0
-    assert not frame.any()
+    assert frame.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("mean", [7.0, (7.0, -2.0, 0.5), torch.tensor([7.0, -2.0, 0.5]), None], ids=str)
@@ -72,7 +71,7 @@ def test_dtypes(dtype: torch.dtype, device: torch.device) -> None:
     exact = ops.crop_and_resize(images.double(), rois, 16, context=2)
     assert out.dtype == (torch.float32 if dtype == torch.uint8 else dtype)
     ulp = torch.finfo(out.dtype).eps * exact.abs().clamp(min=2**-6)
-    bound = 2 * ulp if dtype in (torch.float16, torch.bfloat16) else 1e-4 * torch.ones_like(exact)
+    bound = 2 * ulp if dtype in (torch.float16, torch.bfloat16) else 1e-3 * torch.ones_like(exact)
     assert ((out.double() - exact).abs() <= bound).all()
 
 
