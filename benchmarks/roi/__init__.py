@@ -2,12 +2,28 @@
 
 from collections.abc import Iterator
 
-from benchmarks.roi import multiscale_roi_align, position_sensitive, roi_align, roi_pool
+from benchmarks.roi import (
+    crop_and_resize,
+    multiscale_roi_align,
+    position_sensitive,
+    roi_align,
+    roi_align_rotated,
+    roi_pool,
+    spatial_pyramid_pool,
+)
 from benchmarks.workload import Options, Workload
+
+_FILES = (
+    roi_align,
+    multiscale_roi_align,
+    roi_align_rotated,
+    roi_pool,
+    position_sensitive,
+    spatial_pyramid_pool,
+    crop_and_resize,
+)
 
 
 def workloads(options: Options) -> Iterator[Workload]:
-    yield from roi_align.workloads(options)
-    yield from multiscale_roi_align.workloads(options)
-    yield from roi_pool.workloads(options)
-    yield from position_sensitive.workloads(options)
+    for file in _FILES:
+        yield from file.workloads(options)

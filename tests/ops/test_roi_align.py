@@ -233,6 +233,26 @@ def test_many_images_and_enormous_output(device: torch.device) -> None:
     assert out.shape == (0, 1, 100_000, 100_000) and not gradient.any()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_many_rois_on_a_batch_of_64(layout: Any, device: torch.device) -> None:
+    features = data.feature_map(64, 16, 6, 7).to(device).to(memory_format=layout)
+    rois = data.random_rois(100_000, 64, 24.0, 28.0).to(device)
+    out = ops.roi_align(features, rois, 2, 0.25, 2)
+    some = torch.arange(0, 100_000, 997, device=device)
+    torch.testing.assert_close(out[some], ops.roi_align.reference(features, rois[some], 2, 0.25, 2))
+
+
+@pytest.mark.slow
+def test_gradients_of_many_rois_on_a_batch_of_64(device: torch.device) -> None:
+    features = data.feature_map(64, 2, 6, 7).to(device)
+    rois = data.random_rois(100_000, 64, 24.0, 28.0).to(device)
+    out, gradient = pooled_and_gradient(ops.roi_align, features, rois, 2, 0.25, 2)
+    weight = torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape)
+    # the backward is the transpose of the forward
+    total = float((out.detach() * weight).abs().double().sum())
+    assert abs(float((out * weight).double().sum() - (gradient * features).double().sum())) < 1e-5 * total
+
+
 def test_sampling_ratio_is_limited(device: torch.device) -> None:
     features, roi = torch.ones(1, 1, 4, 4, device=device), torch.tensor([[0.0, 0, 0, 3, 3]], device=device)
     torch.testing.assert_close(ops.roi_align(features, roi, 1, 1.0, 2**18), torch.ones(1, 1, 1, 1, device=device))
