@@ -25,6 +25,10 @@ template <class T, class S, class Out>
     const S* row = source + y * step.h;
     if (step.w == 1) {
       transpose(row, step.c, channels, columns, target, padded);
+    } else if (step.c == 1) {
+      for (int64_t x = 0; x < columns; ++x) {
+        for (int64_t c = 0; c < channels; ++c) target[x * padded + c] = static_cast<Out>(row[x * step.w + c]);
+      }
     } else {
       for (int64_t x = 0; x < columns; ++x) {
         for (int64_t c = 0; c < channels; ++c) target[x * padded + c] = static_cast<Out>(row[x * step.w + c * step.c]);
@@ -41,6 +45,12 @@ template <class T, class S>
 [[gnu::always_inline]] inline void store_interleaved(const T* source, int64_t padded, int64_t pixels, int64_t channels,
                                                      S* target, const Strides& step) {
   if (step.w == 1) return transpose(source, padded, pixels, channels, target, step.c);
+  if (step.c == 1) {
+    for (int64_t x = 0; x < pixels; ++x) {
+      for (int64_t c = 0; c < channels; ++c) target[x * step.w + c] = static_cast<S>(source[x * padded + c]);
+    }
+    return;
+  }
   for (int64_t x = 0; x < pixels; ++x) {
     for (int64_t c = 0; c < channels; ++c) target[x * step.w + c * step.c] = static_cast<S>(source[x * padded + c]);
   }

@@ -63,6 +63,7 @@ struct SampleRange {
   double first, last;
 
   FV_HOST_DEVICE void restrict(double origin, double step, double low, double high) {
+    if (last - first < 8) return;  // so few are as soon looked at as left out
     if (step == 0) {
       if (!(origin >= low - 1 && origin <= high + 1)) last = first - 1;
       return;

@@ -32,28 +32,35 @@ class BinTaps {
   std::vector<T> weights;
 
   [[gnu::noinline]] void build(const Region<T>& region, int64_t i, int64_t j) {
-    pixels.clear(), weights.clear();
+    rows_.clear(), columns_.clear(), weights.clear();
     int64_t top = INT64_MAX, bottom = -1, left = INT64_MAX, right = -1;
     for_each_tap(region, i, j, [&](int64_t y, int64_t x, T weight) {
-      pixels.push_back(y * region.width + x), weights.push_back(weight);
+      rows_.push_back(y), columns_.push_back(x), weights.push_back(weight);
       top = std::min(top, y), bottom = std::max(bottom, y), left = std::min(left, x), right = std::max(right, x);
     });
     // neighbouring samples share pixels: where they are dense, sum the weights of each pixel of their bounding box
     const int64_t columns = right - left + 1, cells = bottom < 0 ? 0 : (bottom - top + 1) * columns;
-    if (cells == 0 || cells > 2 * int64_t(pixels.size())) return;
-    dense_.assign(size_t(cells), T(0));
-    for (size_t t = 0; t < pixels.size(); ++t) {
-      const int64_t y = pixels[t] / region.width, x = pixels[t] % region.width;
-      dense_[size_t((y - top) * columns + x - left)] += weights[t];
+    const size_t taps = weights.size();
+    pixels.clear();
+    if (cells > 2 * int64_t(taps)) {
+      for (size_t t = 0; t < taps; ++t) pixels.push_back(rows_[t] * region.width + columns_[t]);
+      return;
     }
-    pixels.clear(), weights.clear();
-    for (int64_t c = 0; c < cells; ++c) {
-      if (dense_[size_t(c)] == 0) continue;
-      pixels.push_back((top + c / columns) * region.width + left + c % columns), weights.push_back(dense_[size_t(c)]);
+    dense_.assign(size_t(cells), T(0));
+    for (size_t t = 0; t < taps; ++t) {
+      dense_[size_t((rows_[t] - top) * columns + columns_[t] - left)] += weights[t];
+    }
+    weights.clear();
+    const T* weight = dense_.data();
+    for (int64_t y = top; y <= bottom; ++y) {
+      for (int64_t x = left; x <= right; ++x, ++weight) {
+        if (*weight != 0) pixels.push_back(y * region.width + x), weights.push_back(*weight);
+      }
     }
   }
 
  private:
+  std::vector<int64_t> rows_, columns_;
   std::vector<T> dense_;
 };
 
