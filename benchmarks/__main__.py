@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.device == "cuda":
         print("left out: OpenVINO, OpenCV, lsnms and powerboxes suppress on the CPU only")
     if {"nms", "roi"} & set(arguments.families or FAMILIES):
-        print("left out: compiled references of nms and roi_align, whose loops depend on data and break the graph")
+        print("left out: compiled references whose loops depend on data and break the graph: all but box ops and")
+        print("roi_align_rotated with a fixed number of samples")
     for line in missing():
         print(line)
     report.show_summary(results)

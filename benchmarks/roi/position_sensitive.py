@@ -25,9 +25,14 @@ def workloads(options: Options) -> Iterator[Workload]:
         yield backward("ps_roi_pool", inner, _rivals("ps_roi_pool"), at_least)
         setting = Setting(r_fcn, rois, (7, 1 / 16, 2), "s=2").on(options, last)
         yield backward("ps_roi_align", setting, _rivals("ps_roi_align"), at_least)
-    small = Setting(data.feature_map(1, 5 * 49, 25, 25), data.random_rois(8, 1, 400.0, 400.0), (7, 1 / 16, 2), "s=2")
-    yield forward("ps_roi_align", small.on(options, False), _rivals("ps_roi_align"), at_least)
-    yield forward("ps_roi_align", small.on(options, True), _rivals("ps_roi_align"), at_least)
+    few = data.random_rois(8, 1, 600.0, 1000.0)
+    for last in (False, True):
+        small = Setting(r_fcn, few, (7, 1 / 16, 2), "s=2").on(options, last)
+        yield forward("ps_roi_align", small, _rivals("ps_roi_align"), at_least)
+        yield backward("ps_roi_align", small, _rivals("ps_roi_align"), at_least)
+        small = Setting(r_fcn, data.random_rois(8, 1, 570.0, 970.0), (7, 1 / 16)).on(options, last)
+        yield forward("ps_roi_pool", small, _rivals("ps_roi_pool"), at_least)
+        yield backward("ps_roi_pool", small, _rivals("ps_roi_pool"), at_least)
 
 
 def _rivals(name: str) -> Rivals:

@@ -32,7 +32,8 @@ def workloads(options: Options) -> Iterator[Workload]:
     small = Setting(
         data.feature_map(1, 256, 25, 25), data.random_rotated_rois(8, 1, 400.0, 400.0), (7, 1 / 16, 2), "s=2"
     )
-    yield forward("roi_align_rotated", small.on(options, False), _rivals(), aims)
+    at_least = {} if options.cuda else {COMPILED: 1.0}  # few regions must not lose
+    yield forward("roi_align_rotated", small.on(options, False), _rivals(), at_least)
 
 
 def _rivals() -> Rivals:

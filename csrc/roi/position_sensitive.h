@@ -33,8 +33,9 @@ Tensor forward(const char* op, const Tensor& input, const Tensor& rois, double s
                int64_t pooled_width, int64_t sampling_ratio) {
   Params p{spatial_scale, pooled_height, pooled_width, sampling_ratio, 0, 0, 0, 0};
   validate(op, p, input, rois);
-  FV_CHECK(input.size(1) % p.bins() == 0, op, "expected a multiple of ", pooled_height, " x ", pooled_width,
-           " channels, got ", input.size(1));
+  // one axis at a time: P * Q can overflow
+  FV_CHECK(input.size(1) % pooled_height == 0 && input.size(1) / pooled_height % pooled_width == 0, op,
+           "expected a multiple of ", pooled_height, " x ", pooled_width, " channels, got ", input.size(1));
   p.batch = input.size(0), p.outputs = input.size(1) / p.bins(), p.height = input.size(2), p.width = input.size(3);
   Tensor output = empty_map(input, rois.size(0), p.outputs, pooled_height, pooled_width, is_channels_last(input));
   Device::template pool<Sampler>(op, p, input, contiguous_as(rois, geometry_type(input.scalar_type())), output);

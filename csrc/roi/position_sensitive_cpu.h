@@ -1,84 +1,177 @@
-// Position-sensitive pooling on the CPU: the output channels of one bin are a block of channels, P * Q apart in the
-// input. A block of planes is transposed to [pixels, lanes] once, every roi of the image pools its bin from it, and the
-// next block follows; the backward is the transpose of that, one thread a block.
+// Position-sensitive pooling on the CPU.
+//
+// A task is one row of bins of one output channel of one image: Q planes of the input, few enough to stay in cache
+// while every roi of the image reads them (forward) or adds to them, in order (backward). No other task touches those
+// planes, so gradients never depend on the number of threads. A bin has some ten pixels, of a plane of its own: too few
+// for vectors, and with the taps of all rois made beforehand there is nothing else to do for them.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
 #include "common/dispatch.h"
-#include "roi/blocks.h"
-#include "roi/channel_block.h"
+#include "common/parallel.h"
 #include "roi/position_sensitive.h"
 #include "roi/roi_groups.h"
-#include "roi/taps.h"
 
 namespace fastvision::position_sensitive {
 
-// The rois of a call by image, with the taps of all their bins and the pixels that each image's rois read.
-template <class T, class Sampler>
-struct Rois {
-  roi::RoiGroups groups;
-  std::vector<roi::RoiTaps<T>> taps;  // by position in the groups
-  std::vector<roi::Window> windows;   // by image
+template <class T>
+struct Tap {
+  int64_t pixel;
+  T weight;
+};
 
-  Rois(const char* op, const Params& p, const Tensor& rois)
-      : groups(roi::groups_by_image(op, p.batch, rois.const_data_ptr<T>(), rois.size(0))),
-        taps(rois.size(0)),
-        windows(p.batch) {
-    const T* data = rois.const_data_ptr<T>();
-    parallel_for(rois.size(0), 64, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const T* roi = data + 5 * groups.order[r];
-        build(taps[r].y, Sampler::rows(p, roi), p.pooled_height);
-        build(taps[r].x, Sampler::columns(p, roi), p.pooled_width);
-      }
-    });
-    for (int64_t n = 0; n < p.batch; ++n) {
-      for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
-        if (!taps[r].empty()) windows[n].include(taps[r].y.low, taps[r].y.high, taps[r].x.low, taps[r].x.high);
-      }
+template <class T>
+struct Span {
+  const Tap<T>*first, *last;
+
+  const Tap<T>* begin() const { return first; }
+  const Tap<T>* end() const { return last; }
+  bool empty() const { return first == last; }
+};
+
+// Taps of some rois along one axis.
+template <class T>
+class AxisTaps {
+ public:
+  template <class Axis>
+  void append(const Axis& axis, int64_t bins) {
+    bins_ = bins;
+    for (int64_t b = 0; b < bins; ++b) {
+      for_each_tap(axis, b, [&](int64_t pixel, T weight) { taps_.push_back({pixel, weight}); });
+      offsets_.push_back(taps_.size());
     }
+  }
+
+  Span<T> operator()(int64_t roi, int64_t bin) const {
+    const size_t* offset = offsets_.data() + roi * bins_ + bin;
+    return {taps_.data() + offset[0], taps_.data() + offset[1]};
   }
 
  private:
-  template <class Axis>
-  static void build(roi::AxisTaps<T>& taps, const Axis& axis, int64_t bins) {
-    taps.build(bins, [&](int64_t bin, const auto& emit) { for_each_tap(axis, bin, emit); });
-  }
+  int64_t bins_ = 0;
+  std::vector<size_t> offsets_{0};  // bin b of roi r owns [offsets[r * bins + b], offsets[r * bins + b + 1])
+  std::vector<Tap<T>> taps_;
 };
 
-// One bin of a block of output channels.
-struct BinBlock {
-  int64_t image, i, j, channel, lanes;
-  Strides step;  // of the map, from output channel to output channel
-
-  BinBlock(const Params& p, const roi::Block& block, const Strides& map)
-      : image(block.map / p.bins()),
-        i(block.map % p.bins() / p.pooled_width),
-        j(block.map % p.pooled_width),
-        channel(block.channel),
-        lanes(block.lanes),
-        step{map.n, map.c * p.bins(), map.h, map.w} {}
-
-  // of the first of its channels in the map
-  int64_t map_offset(const Params& p, const Strides& map) const {
-    return image * map.n + ((channel * p.pooled_height + i) * p.pooled_width + j) * map.c;
+// Taps of all rois, in the order of the groups; made in chunks, a thread each.
+template <class T>
+class Taps {
+ public:
+  // append(rows, columns, roi) adds the taps of a roi along both axes
+  template <class Append>
+  Taps(const T* rois, const roi::RoiGroups& groups, const Append& append)
+      : chunks_((groups.order.size() + kChunk - 1) / kChunk) {
+    const int64_t count = int64_t(groups.order.size());
+    parallel_for(int64_t(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin * kChunk; r < std::min(count, end * kChunk); ++r) {
+        const T* roi = rois + 5 * groups.order[r];
+        append(chunks_[r / kChunk].rows, chunks_[r / kChunk].columns, roi);
+      }
+    });
   }
-  int64_t pooled_offset(int64_t k, const Strides& pooled) const {
-    return k * pooled.n + channel * pooled.c + i * pooled.h + j * pooled.w;
-  }
+
+  Span<T> rows(int64_t r, int64_t i) const { return chunks_[r / kChunk].rows(r % kChunk, i); }
+  Span<T> columns(int64_t r, int64_t j) const { return chunks_[r / kChunk].columns(r % kChunk, j); }
+
+ private:
+  static constexpr int64_t kChunk = 32;
+
+  struct Chunk {
+    AxisTaps<T> rows, columns;
+  };
+  std::vector<Chunk> chunks_;
 };
 
-// visit(pixel, weight) for each pixel of the block that the bin reads
-template <class T, class Visit>
-[[gnu::always_inline]] inline void for_each_pixel(const roi::ChannelBlock<T>& map, const roi::RoiTaps<T>& taps,
-                                                  const BinBlock& bin, const Visit& visit) {
-  for (int32_t a = taps.y.offsets[bin.i]; a < taps.y.offsets[bin.i + 1]; ++a) {
-    Vector<T>* row = map.pixel(taps.y.pixels[a], 0);
-    for (int32_t b = taps.x.offsets[bin.j]; b < taps.x.offsets[bin.j + 1]; ++b) {
-      visit(row[taps.x.pixels[b]], taps.y.weights[a] * taps.x.weights[b]);
+// body(image, channel, row of bins)
+template <class Body>
+void for_each_row_of_bins(const Params& p, const std::vector<int64_t>& images, const Body& body) {
+  const int64_t rows = p.outputs * p.pooled_height;
+  parallel_for(int64_t(images.size()) * rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      body(images[task / rows], task % rows / p.pooled_height, task % p.pooled_height);
     }
+  });
+}
+
+template <class T>
+void clear(T* data, int64_t count) {
+  parallel_for(count, int64_t(1) << 16, [&](int64_t begin, int64_t end) { std::fill(data + begin, data + end, T(0)); });
+}
+
+template <class Sampler, class T>
+Taps<T> taps_of(const Params& p, const T* rois, const roi::RoiGroups& groups) {
+  return Taps<T>(rois, groups, [&](AxisTaps<T>& rows, AxisTaps<T>& columns, const T* roi) {
+    rows.append(Sampler::rows(p, roi), p.pooled_height);
+    columns.append(Sampler::columns(p, roi), p.pooled_width);
+  });
+}
+
+template <class T, class S>
+void pool_rows_of_bins(const Params& p, const Taps<T>& taps, const roi::RoiGroups& groups, const Tensor& input,
+                       const Tensor& output) {
+  const Strides step = strides_of(input), out_step = strides_of(output);
+  const S* map = input.const_data_ptr<S>();
+  S* out = output.mutable_data_ptr<S>();
+  std::vector<int64_t> images;
+  for (int64_t n = 0; n < p.batch; ++n) {
+    if (groups.offsets[n] < groups.offsets[n + 1]) images.push_back(n);
   }
+  for_each_row_of_bins(p, images, [&](int64_t n, int64_t c, int64_t i) {
+    const S* planes = map + n * step.n + (c * p.bins() + i * p.pooled_width) * step.c;
+    for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
+      S* pooled = out + groups.order[r] * out_step.n + c * out_step.c + i * out_step.h;
+      const Span<T> rows = taps.rows(r, i);
+      for (int64_t j = 0; j < p.pooled_width; ++j) {
+        const S* plane = planes + j * step.c;
+        const Span<T> columns = taps.columns(r, j);
+        T sum = 0;
+        for (const Tap<T>& y : rows) {
+          const S* row = plane + y.pixel * step.h;
+          T row_sum = 0;
+          for (const Tap<T>& x : columns) row_sum += x.weight * static_cast<T>(row[x.pixel * step.w]);
+          sum += y.weight * row_sum;
+        }
+        pooled[j * out_step.w] = static_cast<S>(sum);
+      }
+    }
+  });
+}
+
+// sums [batch, channels * P * Q, height, width], dense: the gradients of every bin, added in the order of the groups
+template <class T, class S>
+void add_gradients(const Params& p, const Taps<T>& taps, const roi::RoiGroups& groups, const Tensor& grad,
+                   const Tensor& sums, bool channels_last) {
+  const Strides step = strides_of(grad), sum_step = strides_of(sums);
+  const S* grads = grad.const_data_ptr<S>();
+  T* data = sums.mutable_data_ptr<T>();
+  const int64_t plane_size = p.height * p.width;
+  // planes of their own are cleared by their task, while they are in cache; planes that interleave, all at once
+  if (channels_last) clear(data, sums.numel());
+  std::vector<int64_t> images(p.batch);
+  std::iota(images.begin(), images.end(), 0);
+  for_each_row_of_bins(p, images, [&](int64_t n, int64_t c, int64_t i) {
+    T* planes = data + n * sum_step.n + (c * p.bins() + i * p.pooled_width) * sum_step.c;
+    if (!channels_last) std::fill_n(planes, p.pooled_width * plane_size, T(0));
+    for (int64_t r = groups.offsets[n]; r < groups.offsets[n + 1]; ++r) {
+      const S* bins = grads + groups.order[r] * step.n + c * step.c + i * step.h;
+      const Span<T> rows = taps.rows(r, i);
+      for (int64_t j = 0; j < p.pooled_width; ++j) {
+        T* plane = planes + j * sum_step.c;
+        const T bin = static_cast<T>(bins[j * step.w]);
+        const Span<T> columns = taps.columns(r, j);
+        for (const Tap<T>& y : rows) {
+          T* row = plane + y.pixel * sum_step.h;
+          const T row_bin = y.weight * bin;
+          for (const Tap<T>& x : columns) row[x.pixel * sum_step.w] += x.weight * row_bin;
+        }
+      }
+    }
+  });
 }
 
 struct Cpu {
@@ -86,7 +179,11 @@ struct Cpu {
   static void pool(const char* op, const Params& p, const Tensor& input, const Tensor& plain, Tensor& output) {
     dispatch_floating(op, input.scalar_type(), [&](auto t) {
       using S = typename decltype(t)::type;
-      pool_blocks<Sampler, Accumulator<S>, S>(op, p, input, plain, output);
+      using T = Accumulator<S>;
+      const T* rois = plain.const_data_ptr<T>();
+      const roi::RoiGroups groups = roi::groups_by_image(op, p.batch, rois, plain.size(0));
+      if (output.numel() == 0) return;
+      pool_rows_of_bins<T, S>(p, taps_of<Sampler>(p, rois, groups), groups, input, output);
     });
   }
 
@@ -94,67 +191,20 @@ struct Cpu {
   static void unpool(const char* op, const Params& p, const Tensor& grad, const Tensor& plain, Tensor& map) {
     dispatch_floating(op, grad.scalar_type(), [&](auto t) {
       using S = typename decltype(t)::type;
-      unpool_blocks<Sampler, Accumulator<S>, S>(op, p, grad, plain, map);
+      using T = Accumulator<S>;
+      const T* rois = plain.const_data_ptr<T>();
+      const roi::RoiGroups groups = roi::groups_by_image(op, p.batch, rois, plain.size(0));
+      if (map.numel() == 0) return;
+      const bool channels_last = is_channels_last(map);
+      // half types: summed in a float map, rounded once
+      Tensor sums = map;
+      if constexpr (!std::is_same_v<S, T>) {
+        sums = empty_map(map, p.batch, p.outputs * p.bins(), p.height, p.width, channels_last, ScalarType::Float);
+      }
+      advise_huge_pages(sums);
+      add_gradients<T, S>(p, taps_of<Sampler>(p, rois, groups), groups, grad, sums, channels_last);
+      if constexpr (!std::is_same_v<S, T>) torch::stable::copy_(map, sums);
     });
-  }
-
- private:
-  template <class Sampler, class T, class S>
-  static void pool_blocks(const char* op, const Params& p, const Tensor& input, const Tensor& plain, Tensor& output) {
-    const Rois<T, Sampler> rois(op, p, plain);
-    if (output.numel() == 0) return;
-    // interleaved planes are P * Q * 4 bytes apart, too far to gather from: one copy makes them planes
-    const Tensor planes = input.stride(1) == 1 && p.height * p.width > 1 ? torch::stable::contiguous(input) : input;
-    const Strides step = strides_of(planes), out_step = strides_of(output);
-    const S* data = planes.const_data_ptr<S>();
-    S* out = output.mutable_data_ptr<S>();
-    const int64_t maps = p.batch * p.bins();
-    roi::for_each_block<roi::ChannelBlock<T>>(
-        maps, p.outputs, kVectorLanes<T>, roi::parts_for(maps, p.outputs, kVectorLanes<T>),
-        [&](const roi::Block& block, roi::ChannelBlock<T>& map) __attribute__((always_inline)) {
-          const BinBlock bin(p, block, step);
-          const auto [begin, end] = rois.groups.range(bin.image, block.part, block.parts);
-          if (begin == end) return;
-          map.reset(rois.windows[bin.image]);
-          map.load(data + bin.map_offset(p, step), bin.step, bin.lanes);
-          for (int64_t r = begin; r < end; ++r) {
-            Vector<T> sum;
-            for_each_pixel(map, rois.taps[r], bin,
-                           [&](const Vector<T>& pixel, T weight)
-                               __attribute__((always_inline)) { sum.add(weight, pixel); });
-            roi::store_lanes<T>(&sum, 1, bin.lanes, out + bin.pooled_offset(rois.groups.order[r], out_step), out_step.c,
-                                out_step.w);
-          }
-        });
-  }
-
-  template <class Sampler, class T, class S>
-  static void unpool_blocks(const char* op, const Params& p, const Tensor& grad, const Tensor& plain, Tensor& output) {
-    const Rois<T, Sampler> rois(op, p, plain);
-    if (output.numel() == 0) return;
-    // planes first, then interleaved in one copy
-    const bool interleaved = is_channels_last(output);
-    Tensor planes = interleaved ? empty_map(grad, p.batch, p.outputs * p.bins(), p.height, p.width, false) : output;
-    advise_huge_pages(planes);
-    const Strides step = strides_of(grad), out_step = strides_of(planes);
-    const S* grads = grad.const_data_ptr<S>();
-    S* out = planes.mutable_data_ptr<S>();
-    roi::for_each_block<roi::ChannelBlock<T>>(
-        p.batch * p.bins(), p.outputs, kVectorLanes<T>, 1,
-        [&](const roi::Block& block, roi::ChannelBlock<T>& map) __attribute__((always_inline)) {
-          const BinBlock bin(p, block, out_step);
-          map.reset(rois.windows[bin.image]);
-          map.clear();
-          const auto [begin, end] = rois.groups.range(bin.image);
-          for (int64_t r = begin; r < end; ++r) {
-            Vector<T> g;
-            roi::load_lanes<T>(grads + bin.pooled_offset(rois.groups.order[r], step), step.c, step.w, 1, bin.lanes, &g);
-            for_each_pixel(map, rois.taps[r], bin,
-                           [&](Vector<T>& pixel, T weight) __attribute__((always_inline)) { pixel.add(weight, g); });
-          }
-          map.store(out + bin.map_offset(p, out_step), bin.step, p.height, p.width, bin.lanes);
-        });
-    if (interleaved) torch::stable::copy_(output, planes);
   }
 };
 

@@ -23,8 +23,9 @@ def ps_roi_pool(
     """Averages the pixels in the bins of each region, each bin from a channel of its own.
 
     Corners are rounded to pixels; the closing corner does not belong to the region, which is at least one pixel long,
-    and the last row and column of the map belong to none, as published and in torchvision. A bin without a pixel is
-    zero, and so is a NaN or infinite region.
+    and the last row and column of the map belong to none, as published and in torchvision (whose
+    gradient has them all the same, and so is not that of its result). A bin without a pixel is zero, and so is a NaN or
+    infinite region.
 
     Args:
         input: feature map ``[N, C P Q, H, W]``, any strides; channels_last in gives channels_last out.
