@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import scaling
 from benchmarks.nms import OPENCV, same_indices
 from benchmarks.workload import OURS, TORCHVISION, Options, Verdict, Workload, close, rate_of, run
 from fastvision.testing import Work
@@ -198,3 +199,22 @@ def test_the_real_families_are_well_formed() -> None:
         ours = workload.contenders[OURS]()
         for label, call in workload.contenders.items():
             assert workload.equal(label, call(), ours).ok, label
+
+
+def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Small sizes of one op: the table, the JSON and the plot."""
+    written, plot = tmp_path / "scaling.json", tmp_path / "scaling.png"
+    arguments = ["roi_align forward NCHW", "--largest", "30", "--json", str(written), "--plot", str(plot)]
+    assert scaling.main(arguments) == 0
+    assert "worst step" in capsys.readouterr().out and plot.stat().st_size > 1000
+    over_rois, over_channels = json.loads(written.read_text())["series"]
+    assert [p["size"] for p in over_rois["points"]] == [10, 30] and over_channels["unit"] == "channels"
+    assert all(p["seconds"] > 0 for p in over_rois["points"])
+    first, second = over_rois["points"]
+    assert first["step"] is None and second["step"] == pytest.approx(second["seconds"] / first["seconds"] / 3)
+
+
+def test_extra_memory_is_seen() -> None:
+    """64 MB of scratch beside an output of 4 bytes."""
+    extra = scaling.extra_memory_mb(lambda: torch.ones(2**24).sum())
+    assert extra is None or 60 < extra < 80

@@ -90,6 +90,9 @@ def test_calls_arrive(torchvision: Any) -> None:
         assert namespaces(ops.batched_nms, BOXES, SCORES, idxs, 0.5) == {"fastvision"}
         assert namespaces(ops.box_iou, BOXES, BOXES) == {"fastvision"}
         assert namespaces(ops.roi_align, MAP, ROIS, 3, 0.25) == {"fastvision"}
+        assert namespaces(ops.roi_pool, MAP, ROIS, 3, 0.25) == {"fastvision"}
+        assert namespaces(ops.ps_roi_align, MAP, ROIS, 1, 0.25) == {"fastvision"}
+        assert namespaces(ops.PSRoIPool(1, 0.25), MAP, ROIS) == {"fastvision"}
         assert namespaces(existing, MAP, ROIS) == {"fastvision"}
         assert namespaces(pooler, {"0": MAP}, [BOXES[:3]], [(64, 64)]) == {"fastvision"}
         assert namespaces(coder.decode_single, torch.zeros(200, 4), BOXES) == {"fastvision"}

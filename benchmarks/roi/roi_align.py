@@ -95,7 +95,7 @@ def _backward(setting: _Setting, target: float | None, options: Options) -> Work
     # the op, not autograd: both libraries are timed without a graph
     ours, last = torch.ops.fastvision.roi_align_backward, setting.channels_last
     contenders: dict[str, Callable[[], Any]] = {
-        OURS: lambda: ours(grad, rois, scale, batch, height, width, ratio, False, last)
+        OURS: lambda: ours(grad, rois, scale, batch, height, width, ratio, False, last, False)
     }
     if torchvision_ops():
         theirs = torch.ops.torchvision._roi_align_backward

@@ -47,7 +47,8 @@ FV_HOST_DEVICE int64_t most_taps(const SampledAxis<T>& axis) {
   const T by_samples = 2 * axis.samples;
   const T by_pixels = (axis.bin > 0 && axis.bin < T(axis.size) ? axis.bin : T(axis.size)) + 4;
   const T most = axis.bin >= 0 && by_pixels < by_samples ? by_pixels : by_samples;
-  return most > 0 && most < T(1e9) ? int64_t(most) : 0;  // NaN and absurd counts have no samples inside
+  if (!(most > 0)) return 0;  // NaN too: no samples
+  return most < T(1e9) ? int64_t(most) : int64_t(1e9);
 }
 
 // One bilinear sample along an axis: (1 - fraction) of pixel `low` and `fraction` of pixel `high`.

@@ -69,6 +69,10 @@ void launch(const char* op, void (*kernel)(P...), LaunchShape shape, [[maybe_unu
             A&&... args) {
   static_assert(sizeof...(P) == sizeof...(A), "launch: one argument for each kernel parameter");
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+  constexpr unsigned kMost = 65535;  // blocks along y and z
+  if (shape.grid.y > kMost || shape.grid.z > kMost) {
+    throw std::runtime_error(std::string(op) + ": too many channels for one CUDA grid");
+  }
   std::tuple<P...> parameters(std::forward<A>(args)...);
 #ifdef FASTVISION_EMULATION
   emulation::run_grid(op, shape.grid, shape.block, shape.shared_bytes, [&] { std::apply(kernel, parameters); });
@@ -101,8 +105,7 @@ T read_back(const char* op, const torch::stable::Tensor& like, const T* address)
   check_cuda(op, cudaStreamIsCapturing(stream, &capturing));
   if (capturing != cudaStreamCaptureStatusNone) {
     throw std::runtime_error(std::string(op) +
-                             ": the size of the result depends on data, so the call cannot be "
-                             "captured in a CUDA graph");
+                             ": the call waits for the device, so it cannot be captured in a CUDA graph");
   }
 #endif
   T value;

@@ -1,6 +1,7 @@
 // Maps as [pixels, channels], the channels padded to whole vectors.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -17,42 +18,42 @@ constexpr int64_t padded(int64_t channels) {
   return (channels + kVectorLanes<T> - 1) / kVectorLanes<T> * kVectorLanes<T>;
 }
 
-// A plane of [rows, columns] pixels of `channels` -> [pixels, padded]; the padding is zero.
-template <class T, class S, class Out>
+// A plane of [rows, columns] pixels of `channels` -> pixels that are `pixel` values apart; the padding is zero.
+template <class S, class Out>
 [[gnu::always_inline]] inline void load_interleaved(const S* source, const Strides& step, int64_t rows, int64_t columns,
-                                                    int64_t channels, Out* target, int64_t padded) {
-  for (int64_t y = 0; y < rows; ++y, target += columns * padded) {
+                                                    int64_t channels, Out* target, int64_t pixel) {
+  for (int64_t y = 0; y < rows; ++y, target += columns * pixel) {
     const S* row = source + y * step.h;
     if (step.w == 1) {
-      transpose(row, step.c, channels, columns, target, padded);
+      transpose(row, step.c, channels, columns, target, pixel);
     } else if (step.c == 1) {
       for (int64_t x = 0; x < columns; ++x) {
-        for (int64_t c = 0; c < channels; ++c) target[x * padded + c] = static_cast<Out>(row[x * step.w + c]);
+        for (int64_t c = 0; c < channels; ++c) target[x * pixel + c] = static_cast<Out>(row[x * step.w + c]);
       }
     } else {
       for (int64_t x = 0; x < columns; ++x) {
-        for (int64_t c = 0; c < channels; ++c) target[x * padded + c] = static_cast<Out>(row[x * step.w + c * step.c]);
+        for (int64_t c = 0; c < channels; ++c) target[x * pixel + c] = static_cast<Out>(row[x * step.w + c * step.c]);
       }
     }
-    for (int64_t x = 0; x < columns && channels < padded; ++x) {
-      std::fill(target + x * padded + channels, target + (x + 1) * padded, Out(0));
+    for (int64_t x = 0; x < columns && channels < pixel; ++x) {
+      std::fill(target + x * pixel + channels, target + (x + 1) * pixel, Out(0));
     }
   }
 }
 
 // The reverse, for `pixels` equally spaced pixels.
 template <class T, class S>
-[[gnu::always_inline]] inline void store_interleaved(const T* source, int64_t padded, int64_t pixels, int64_t channels,
+[[gnu::always_inline]] inline void store_interleaved(const T* source, int64_t pixel, int64_t pixels, int64_t channels,
                                                      S* target, const Strides& step) {
-  if (step.w == 1) return transpose(source, padded, pixels, channels, target, step.c);
-  if (step.c == 1) {
+  if (step.w == 1) return transpose(source, pixel, pixels, channels, target, step.c);
+  if (step.c == 1) {  // a loop of its own, which vectorises
     for (int64_t x = 0; x < pixels; ++x) {
-      for (int64_t c = 0; c < channels; ++c) target[x * step.w + c] = static_cast<S>(source[x * padded + c]);
+      for (int64_t c = 0; c < channels; ++c) target[x * step.w + c] = static_cast<S>(source[x * pixel + c]);
     }
     return;
   }
   for (int64_t x = 0; x < pixels; ++x) {
-    for (int64_t c = 0; c < channels; ++c) target[x * step.w + c * step.c] = static_cast<S>(source[x * padded + c]);
+    for (int64_t c = 0; c < channels; ++c) target[x * step.w + c * step.c] = static_cast<S>(source[x * pixel + c]);
   }
 }
 
@@ -69,8 +70,8 @@ class InterleavedMap {
     parallel_for(map.size(0) * height, 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         vectorized([&]() __attribute__((always_inline)) {
-          load_interleaved<T>(data_ + row / height * step.n + row % height * step.h, step, 1, width, map.size(1),
-                              copy_.data() + row * width * channels_, channels_);
+          load_interleaved(data_ + row / height * step.n + row % height * step.h, step, 1, width, map.size(1),
+                           copy_.data() + row * width * channels_, channels_);
         });
       }
     });

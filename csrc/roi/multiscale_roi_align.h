@@ -8,7 +8,8 @@ namespace fastvision::roi_align {
 template <class Device>
 Tensor multiscale_roi_align(Tensors features, const Tensor& rois, std::vector<double> spatial_scales,
                             int64_t pooled_height, int64_t pooled_width, int64_t sampling_ratio, bool aligned,
-                            double canonical_scale, double canonical_level, bool) {
+                            double canonical_scale, double canonical_level, bool box_gradients) {
+  check_box_gradients("multiscale_roi_align", box_gradients, sampling_ratio);
   return forward<Device>("multiscale_roi_align", features, rois, {pooled_height, pooled_width, sampling_ratio, aligned},
                          spatial_scales, {canonical_scale, canonical_level});
 }

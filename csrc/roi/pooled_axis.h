@@ -32,8 +32,11 @@ struct PooledAxis {
   FV_HOST_DEVICE PixelRange extent() const { return {(*this)[0].low, (*this)[bins - 1].high}; }
 
  private:
-  // False for NaN, so that such a roi has no pixels. Exact where coordinates are: to 2^24 in float.
-  FV_HOST_DEVICE int64_t clip(T pixel) const { return pixel > 0 ? int64_t(minimum(pixel, T(limit))) : 0; }
+  // 0 for NaN, so that such a roi has no pixels. T(limit) may be rounded up, an integer is not.
+  FV_HOST_DEVICE int64_t clip(T pixel) const {
+    if (!(pixel > 0)) return 0;
+    return pixel < T(limit) ? minimum(int64_t(pixel), limit) : limit;
+  }
 };
 
 // What the corners of a roi stand for.

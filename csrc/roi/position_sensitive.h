@@ -37,6 +37,7 @@ Tensor forward(const char* op, const Tensor& input, const Tensor& rois, double s
   FV_CHECK(input.size(1) % pooled_height == 0 && input.size(1) / pooled_height % pooled_width == 0, op,
            "expected a multiple of ", pooled_height, " x ", pooled_width, " channels, got ", input.size(1));
   p.batch = input.size(0), p.outputs = input.size(1) / p.bins(), p.height = input.size(2), p.width = input.size(3);
+  roi::check_plane(op, p.height, p.width);
   Tensor output = empty_map(input, rois.size(0), p.outputs, pooled_height, pooled_width, is_channels_last(input));
   Device::template pool<Sampler>(op, p, input, contiguous_as(rois, geometry_type(input.scalar_type())), output);
   return output;
@@ -51,7 +52,8 @@ Tensor backward(const char* op, const Tensor& grad, const Tensor& rois, double s
   validate(op, p, grad, rois);
   FV_CHECK(grad.size(0) == rois.size(0), op, "expected grad and rois of the same length, got ", shape_of(grad), " and ",
            shape_of(rois));
-  FV_CHECK(batch >= 0 && height >= 0 && width >= 0, op, "expected an input size >= 0");
+  FV_CHECK(batch >= 0, op, "expected an input size >= 0");
+  roi::check_plane(op, height, width);
   Tensor map = empty_map(grad, batch, p.outputs * p.bins(), height, width, channels_last);
   Device::template unpool<Sampler>(op, p, grad, contiguous_as(rois, geometry_type(grad.scalar_type())), map);
   return map;

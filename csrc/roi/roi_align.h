@@ -32,7 +32,8 @@ struct Params {
 };
 
 // The level to pool a roi from (Lin et al. 2017, equation 1), or -1 for one without a size. Operations and their order
-// are torchvision's; the logarithm is that of float64 rounded, so that all devices agree.
+// are torchvision's; in float32 the logarithm is that of float64 rounded, so that all
+// devices agree.
 template <class T>
 FV_HOST_DEVICE int64_t level_of(const Params& p, const T* roi) {
   if (p.levels == 1) return 0;

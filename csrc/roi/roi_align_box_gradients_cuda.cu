@@ -4,11 +4,12 @@
 #include "common/dispatch.h"
 #include "roi/check_images.cuh"
 #include "roi/roi_align.cuh"
+#include "roi/tiles.cuh"
 
 namespace fastvision::roi_align {
 namespace {
 
-constexpr int kBlock = 256;
+using roi::kBlock;
 
 template <class T, class S>
 struct BoxGradientArgs {
@@ -36,8 +37,9 @@ FV_DEVICE void add_slopes(const Params& p, const Level& level, const T* roi, con
       const T a = at(y.low, x.low), b = at(y.low, x.high), c = at(y.high, x.low), d = at(y.high, x.high);
       const T along_x = share * ((b - a) * (1 - y.fraction) + (d - c) * y.fraction);
       const T along_y = share * ((c - a) * (1 - x.fraction) + (d - b) * x.fraction);
-      sums[0] += along_x * dx.low, sums[1] += along_y * dy.low;
-      sums[2] += along_x * dx.high, sums[3] += along_y * dy.high;
+      // a slope of zero has no part in the sum, even of values that are not finite
+      if (x.inside) sums[0] += along_x * dx.low, sums[2] += along_x * dx.high;
+      if (y.inside) sums[1] += along_y * dy.low, sums[3] += along_y * dy.high;
     });
   });
 }

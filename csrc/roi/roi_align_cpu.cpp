@@ -106,6 +106,8 @@ void unpool_blocks(const Rois<T>& rois, const Tensor& grad, Tensors& maps) {
   roi::for_each_block<BlockScratch<T>>(
       rois.maps(), p.channels, kVectorLanes<T>, 1,
       [&](const Block& block, BlockScratch<T>& scratch) __attribute__((always_inline)) {
+        const Level& level = rois.level(block.map);
+        if (level.height == 0 || level.width == 0) return;
         scratch.reserve(p, table.widest());
         scratch.map.reset(table.window(block.map));
         scratch.map.clear();
@@ -117,10 +119,10 @@ void unpool_blocks(const Rois<T>& rois, const Tensor& grad, Tensors& maps) {
                             p.pooled_width, block.lanes, scratch.pooled.data());
           roi::unpool<T>(scratch.map, taps.y, taps.x, scratch.pooled.data(), scratch.columns.data());
         }
-        const int64_t level = block.map / p.batch;
-        const Strides& out = outputs.step[level];
-        scratch.map.store(outputs.data[level] + block.map % p.batch * out.n + block.channel * out.c, out,
-                          p.level[level].height, p.level[level].width, block.lanes);
+        const int64_t l = block.map / p.batch;
+        const Strides& out = outputs.step[l];
+        scratch.map.store(outputs.data[l] + block.map % p.batch * out.n + block.channel * out.c, out, level.height,
+                          level.width, block.lanes);
       });
 }
 

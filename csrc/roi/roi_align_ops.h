@@ -37,9 +37,10 @@ inline Params params_of(const char* op, const Tensor& values, const Tensor& rois
   for (int64_t l = 0; l < levels; ++l) p.level[l].spatial_scale = scales[l];
   if (levels > 1) {
     for (const double scale : scales) {
-      FV_CHECK(scale > 0, op, "expected spatial scales > 0, got ", scale);
+      FV_CHECK(scale > 0 && std::isfinite(scale), op, "expected finite spatial scales > 0, got ", scale);
     }
-    FV_CHECK(rule.canonical_scale > 0, op, "expected canonical_scale > 0, got ", rule.canonical_scale);
+    FV_CHECK(rule.canonical_scale > 0 && std::isfinite(rule.canonical_scale), op,
+             "expected a finite canonical_scale > 0, got ", rule.canonical_scale);
     p.first_level = int64_t(-std::log2(scales[0]));
   }
   return p;
@@ -59,6 +60,7 @@ inline Params forward_params(const char* op, const Tensors& maps, const Tensor& 
     FV_CHECK(map.scalar_type() == maps[0].scalar_type(), op, "expected feature maps of one dtype");
     check_same_device(op, "the feature maps", map, "each other", maps[0]);
     p.level[l].height = map.size(2), p.level[l].width = map.size(3);
+    roi::check_plane(op, p.level[l].height, p.level[l].width);
   }
   return p;
 }
@@ -94,7 +96,7 @@ Tensors backward(const char* op, const Tensor& grad, const Tensor& rois, const M
   Tensors maps;
   for (size_t l = 0; l < scales.size(); ++l) {
     p.level[l].height = sizes.heights[l], p.level[l].width = sizes.widths[l];
-    FV_CHECK(sizes.heights[l] >= 0 && sizes.widths[l] >= 0, op, "expected an input size >= 0");
+    roi::check_plane(op, sizes.heights[l], sizes.widths[l]);
     maps.push_back(empty_map(grad, p.batch, p.channels, sizes.heights[l], sizes.widths[l], sizes.channels_last));
   }
   Device::unpool(op, p, grad, contiguous_as(rois, geometry_type(grad.scalar_type())), maps);
@@ -110,6 +112,7 @@ Tensor box_gradients(const char* op, const Tensor& grad, const Tensors& maps, co
   FV_CHECK(grad.size(0) == rois.size(0) && grad.size(1) == p.channels, op, "expected grad of shape [", rois.size(0),
            ", ", p.channels, ", P, Q], got ", shape_of(grad));
   FV_CHECK(grad.scalar_type() == maps[0].scalar_type(), op, "expected grad and the feature maps of one dtype");
+  check_same_device(op, "grad", grad, "the feature maps", maps[0]);
   const Tensor plain = contiguous_as(rois, geometry_type(maps[0].scalar_type()));
   const int64_t size[] = {rois.size(0), 5};
   Tensor output = torch::stable::new_zeros(plain, torch::headeronly::IntHeaderOnlyArrayRef(size, 2));
@@ -117,9 +120,16 @@ Tensor box_gradients(const char* op, const Tensor& grad, const Tensors& maps, co
   return output;
 }
 
+// Slopes are kept sample by sample.
+inline void check_box_gradients(const char* op, bool box_gradients, int64_t sampling_ratio) {
+  FV_CHECK(!box_gradients || sampling_ratio <= 1024, op, "expected sampling_ratio <= 1024 with box_gradients, got ",
+           sampling_ratio);
+}
+
 template <class Device>
 Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
-                 int64_t pooled_width, int64_t sampling_ratio, bool aligned, bool) {
+                 int64_t pooled_width, int64_t sampling_ratio, bool aligned, bool box_gradients) {
+  check_box_gradients("roi_align", box_gradients, sampling_ratio);
   return forward<Device>("roi_align", {input}, rois, {pooled_height, pooled_width, sampling_ratio, aligned},
                          {spatial_scale}, {});
 }

@@ -62,7 +62,7 @@ FV_HOST_DEVICE Region<T> region_of(const Params& p, const T* roi) {
 struct SampleRange {
   double first, last;
 
-  FV_HOST_DEVICE void restrict(double origin, double step, double low, double high) {
+  FV_HOST_DEVICE void clip(double origin, double step, double low, double high) {
     if (last - first < 8) return;  // so few are as soon looked at as left out
     if (step == 0) {
       if (!(origin >= low - 1 && origin <= high + 1)) last = first - 1;
@@ -97,35 +97,39 @@ FV_HOST_DEVICE void for_each_sample(const Region<T>& r, int64_t i, int64_t j, Em
   const double v_high = maximum(to_left * sine, to_right * sine) + maximum(to_top * cosine, to_bottom * cosine);
   const T bin_top = r.top + mul_rn(T(i), r.bin_height), bin_left = r.left + mul_rn(T(j), r.bin_width);
   SampleRange rows{0, double(r.samples_y) - 1};
-  rows.restrict(double(bin_top) + 0.5 * step_y, step_y, v_low, v_high);
+  rows.clip(double(bin_top) + 0.5 * step_y, step_y, v_low, v_high);
   for (double a = rows.first; a <= rows.last; a += 1) {
     const T v = bin_top + mul_rn(T(a) + T(0.5), r.bin_height) / r.samples_y;
     SampleRange columns{0, double(r.samples_x) - 1};
     const double u = double(bin_left) + 0.5 * step_x;
-    columns.restrict(double(v) * sine + u * cosine + double(r.centre_x), step_x * cosine, -1, width);
-    columns.restrict(double(v) * cosine - u * sine + double(r.centre_y), -step_x * sine, -1, height);
+    columns.clip(double(v) * sine + u * cosine + double(r.centre_x), step_x * cosine, -1, width);
+    columns.clip(double(v) * cosine - u * sine + double(r.centre_y), -step_x * sine, -1, height);
     for (double b = columns.first; b <= columns.last; b += 1) {
       const T along = bin_left + mul_rn(T(b) + T(0.5), r.bin_width) / r.samples_x;
       T y = sub_rn(mul_rn(v, r.cosine), mul_rn(along, r.sine)) + r.centre_y;
       T x = add_rn(mul_rn(v, r.sine), mul_rn(along, r.cosine)) + r.centre_x;
       // also false for NaN, before any cast
       if (!(y >= T(-1) && y <= T(height) && x >= T(-1) && x <= T(width))) continue;
-      y = minimum(maximum(y, T(0)), T(r.height - 1)), x = minimum(maximum(x, T(0)), T(r.width - 1));
-      const int64_t y_low = int64_t(y), x_low = int64_t(x);
-      emit(Sample<T>{y_low, minimum(y_low + 1, r.height - 1), x_low, minimum(x_low + 1, r.width - 1), y - T(y_low),
-                     x - T(x_low)});
+      y = maximum(y, T(0)), x = maximum(x, T(0));
+      const int64_t last_y = r.height - 1, last_x = r.width - 1;
+      const int64_t y_low = minimum(int64_t(y), last_y), x_low = minimum(int64_t(x), last_x);
+      emit(Sample<T>{y_low, minimum(y_low + 1, last_y), x_low, minimum(x_low + 1, last_x),
+                     y_low == last_y ? T(0) : y - T(y_low), x_low == last_x ? T(0) : x - T(x_low)});
     }
   }
 }
 
-// emit(row, column, weight) for the up to four pixels of each sample, `share` included.
+// emit(row, column, weight) for the up to four pixels of each sample that have a weight, `share` included.
 template <class T, class Emit>
 FV_HOST_DEVICE void for_each_tap(const Region<T>& r, int64_t i, int64_t j, Emit emit) {
   const T share = T(1) / (r.samples_x * r.samples_y);
   for_each_sample(r, i, j, [&](const Sample<T>& s) {
     const T top = share * (1 - s.y), bottom = share * s.y;
-    emit(s.y_low, s.x_low, top * (1 - s.x)), emit(s.y_low, s.x_high, top * s.x);
-    emit(s.y_high, s.x_low, bottom * (1 - s.x)), emit(s.y_high, s.x_high, bottom * s.x);
+    const auto emit_weighted = [&](int64_t y, int64_t x, T weight) {
+      if (weight != 0) emit(y, x, weight);
+    };
+    emit_weighted(s.y_low, s.x_low, top * (1 - s.x)), emit_weighted(s.y_low, s.x_high, top * s.x);
+    emit_weighted(s.y_high, s.x_low, bottom * (1 - s.x)), emit_weighted(s.y_high, s.x_high, bottom * s.x);
   });
 }
 
@@ -141,6 +145,7 @@ inline Params forward_params(const char* op, const Tensor& input, const Tensor& 
   Params p{spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned, clockwise, 0, 0, 0, 0};
   validate(op, p, input, rois);
   p.batch = input.size(0), p.channels = input.size(1), p.height = input.size(2), p.width = input.size(3);
+  roi::check_plane(op, p.height, p.width);
   return p;
 }
 
@@ -154,7 +159,8 @@ inline Params backward_params(const char* op, const Tensor& grad, const Tensor& 
   validate(op, p, grad, rois);
   FV_CHECK(grad.size(0) == rois.size(0), op, "expected grad and rois of the same length, got ", shape_of(grad), " and ",
            shape_of(rois));
-  FV_CHECK(batch >= 0 && height >= 0 && width >= 0, op, "expected an input size >= 0");
+  FV_CHECK(batch >= 0, op, "expected an input size >= 0");
+  roi::check_plane(op, height, width);
   return p;
 }
 

@@ -157,8 +157,8 @@ void unpool_all(const char* op, const Params& p, const Tensor& grad, const Tenso
         const auto [begin, end] = groups.range(block.map);
         for (int64_t r = begin; r < end; ++r) {
           const int64_t k = groups.order[r];
-          roi::load_interleaved<T>(grads + k * step.n + block.channel * step.c, step, p.pooled_height, p.pooled_width,
-                                   real, scratch.grad.data()->values(), block.lanes);
+          roi::load_interleaved(grads + k * step.n + block.channel * step.c, step, p.pooled_height, p.pooled_width,
+                                real, scratch.grad.data()->values(), block.lanes);
           unpool(p, region_of(p, rois + 6 * k), scratch.grad.data(), own, scratch.taps, target, sums.channels());
         }
       });

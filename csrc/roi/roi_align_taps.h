@@ -41,8 +41,8 @@ struct Rois {
   }
 };
 
-// Taps by position in the groups. They are kept where several blocks of channels need them, which takes less memory
-// than the pooled map, and are otherwise built when asked for.
+// Taps by position in the groups. They are kept where several blocks of channels need them, which for rois of usual
+// size takes less memory than the pooled map, and are otherwise built when asked for.
 template <class T>
 class TapTable {
  public:

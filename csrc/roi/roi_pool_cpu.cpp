@@ -27,6 +27,11 @@ template <class T>
   return !(value <= largest) & (largest == largest);
 }
 
+template <class T>
+[[gnu::always_inline]] inline bool ties(T a, T b) {
+  return (a == b) | ((a != a) & (b != b));
+}
+
 // The largest of rows [rows.low, rows.high) at each of `count` values of a row, and the index of the row's first pixel;
 // of equal values the first.
 template <class T>
@@ -45,8 +50,8 @@ template <class T>
   }
 }
 
-// The same over columns [low, high), whose values and places are [columns, lanes]; of equal values the one of the
-// highest row, then the leftmost.
+// The same over columns [low, high), whose values and places are [columns, lanes]; of equal values, NaN
+// among them, the first in the order of rows and columns.
 template <class T>
 [[gnu::always_inline]] inline void max_of_columns(const T* __restrict values, const int32_t* __restrict places,
                                                   const PixelRange& columns, int64_t lanes, T* __restrict largest,
@@ -56,7 +61,7 @@ template <class T>
       const T value = values[(x - columns.low) * lanes + l];
       const int32_t place = places[(x - columns.low) * lanes + l] + int32_t(x);
       const bool larger =
-          (x == columns.low) | exceeds(value, largest[l]) | ((value == largest[l]) & (place < found[l]));
+          (x == columns.low) | exceeds(value, largest[l]) | (ties(value, largest[l]) & (place < found[l]));
       largest[l] = larger ? value : largest[l];
       found[l] = larger ? place : found[l];
     }

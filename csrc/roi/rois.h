@@ -24,6 +24,15 @@ inline void check(const char* op, const Tensor& values, const Tensor& rois, int6
   check_same_device(op, "rois", rois, "the feature map", values);
   FV_CHECK(pooled_height > 0 && pooled_width > 0, op, "expected a positive output size, got [", pooled_height, ", ",
            pooled_width, "]");
+  constexpr int64_t kMostBins = int64_t(1) << 40;  // times channels, still far from overflow
+  FV_CHECK(pooled_height <= kMostBins / pooled_width, op, "expected at most ", kMostBins, " bins, got ", pooled_height,
+           " x ", pooled_width);
+}
+
+// Pixels are counted in 32 bits along each axis.
+inline void check_plane(const char* op, int64_t height, int64_t width) {
+  FV_CHECK(height >= 0 && width >= 0 && height < INT32_MAX && width < INT32_MAX, op,
+           "expected a height and width of at least 0 and less than ", INT32_MAX, ", got [", height, ", ", width, "]");
 }
 
 }  // namespace fastvision::roi

@@ -21,17 +21,19 @@ from fastvision import ops
 from fastvision._library import build_info
 from fastvision.interop.patching import Replacement
 
+_POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")  # each in a module of its name
+
 
 def replacements() -> list[Replacement]:
     """The table. Raises ImportError where torchvision is missing or broken."""
-    boxes, roi_align = _module("torchvision.ops.boxes"), _module("torchvision.ops.roi_align")
+    boxes = _module("torchvision.ops.boxes")
     poolers = _module("torchvision.ops.poolers")
     coder = _module("torchvision.models.detection._utils").BoxCoder
     table: list[tuple[ModuleType | type, str, Callable[..., Any]]] = [
         (boxes, "nms", ops.nms),
         (boxes, "batched_nms", ops.batched_nms),
         (boxes, "box_iou", ops.box_iou),
-        (roi_align, "roi_align", ops.roi_align),
+        *((_module(f"torchvision.ops.{name}"), name, getattr(ops, name)) for name in _POOLING),
         (poolers, "_multiscale_roi_align", _multiscale_roi_align),
         (coder, "encode_single", _encode_single),
         (coder, "decode_single", _decode_single),

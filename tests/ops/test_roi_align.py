@@ -216,6 +216,12 @@ def test_offsets_of_a_huge_map_on_meta() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 70), (300, 2), (40, 33)])
+def test_empty_gradient_map(device: torch.device) -> None:
+    backward = torch.ops.fastvision.roi_align_backward
+    grad, roi = torch.ones(1, 1, 2, 2, device=device), torch.tensor([[0.0, 0, 0, 3, 3]], device=device)
+    assert backward(grad, roi, 1.0, 1, 2**30, 0, 2, False, False, False).shape == (1, 1, 2**30, 0)
+
+
 def test_many_bins(size: tuple[int, int], device: torch.device) -> None:
     features = data.feature_map(1, 2, 9, 40).to(device, torch.float64)
     rois = torch.tensor([[0.0, 1, 1, 38, 8]], device=device, dtype=torch.float64)
@@ -256,6 +262,12 @@ def test_gradients_of_many_rois_on_a_batch_of_64(device: torch.device) -> None:
 def test_sampling_ratio_is_limited(device: torch.device) -> None:
     features, roi = torch.ones(1, 1, 4, 4, device=device), torch.tensor([[0.0, 0, 0, 3, 3]], device=device)
     torch.testing.assert_close(ops.roi_align(features, roi, 1, 1.0, 2**18), torch.ones(1, 1, 1, 1, device=device))
+    with pytest.raises(ValueError, match="expected sampling_ratio <= 1024 with box_gradients, got 2000"):
+        ops.roi_align(features, roi, 1, 1.0, 2000, box_gradients=True)
+    with pytest.raises(ValueError, match="expected at most 1099511627776 bins, got 2097152 x 2097152"):
+        ops.roi_align(features, roi, 2**21)
+    with pytest.raises(ValueError, match="expected a height and width of at least 0 and less than 2147483647"):
+        ops.roi_align(torch.ones(1, device=device).expand(1, 1, 2**31, 1), roi[:0], 1)
     with pytest.raises(ValueError, match="expected sampling_ratio <= 1048576, got 1099511627776"):
         ops.roi_align(features, roi, 1, 1.0, 2**40)
 

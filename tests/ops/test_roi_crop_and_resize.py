@@ -102,6 +102,11 @@ def test_bad_arguments(kwargs: Any, message: str, device: torch.device) -> None:
     images, rois = torch.zeros(1, 3, 8, 9, device=device), torch.zeros(1, 5, device=device)
     with pytest.raises(ValueError, match="crop_and_resize: " + message):
         ops.crop_and_resize(images, rois, **kwargs)
+    for wrong in (rois[:, :4], torch.zeros(1, 6, device=device), rois[0]):
+        with pytest.raises(ValueError, match=r"expected boxes of shape \[K, 5\]"):
+            ops.crop_and_resize(images, wrong, 10, context=2)
+    with pytest.raises(IndexError, match="expected no boxes without images, got 1"):
+        ops.crop_and_resize(images[:0], rois, 10)
     with pytest.raises(ValueError, match=r"expected images of shape \[N, C, H, W\], got \[3, 8, 9\]"):
         ops.crop_and_resize(images[0], rois, 4)
 

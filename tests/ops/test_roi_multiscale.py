@@ -130,7 +130,7 @@ def test_image_index_out_of_range(device: torch.device) -> None:
     [
         (lambda m: ([], SCALES[:0]), "expected at least one feature map"),
         (lambda m: (m, SCALES[:3]), "expected one spatial scale for each of 4 feature maps, got 3"),
-        (lambda m: (m, (0.25, 0.0, 0.1, 0.1)), "expected spatial scales > 0, got 0"),
+        (lambda m: (m, (0.25, 0.0, 0.1, 0.1)), "expected finite spatial scales > 0, got 0"),
         (lambda m: ([m[0], m[1][:, :3]], SCALES[:2]), r"expected feature maps of shape \[2, 16, H, W\], got \[2, 3, "),
         (lambda m: ([m[0], m[1].double()], SCALES[:2]), "expected feature maps of one dtype"),
         (lambda m: ([m[0][0]], SCALES[:1]), r"expected a feature map of shape \[N, C, H, W\], got \[16, 32, 40\]"),

@@ -60,6 +60,27 @@ def test_nan_is_the_largest(layout: Any, channels: int, device: torch.device) ->
     assert out[1].isnan().all() and (out[2] == -INF).all()
 
 
+@LAYOUTS
+def test_the_first_of_several_nans(layout: Any, device: torch.device) -> None:
+    features = torch.zeros(1, 32, 3, 3, device=device).to(memory_format=layout)
+    features[:, :, 1, 0] = features[:, :, 0, 1] = NAN
+    rois = torch.tensor([[0.0, 0, 0, 2, 2]], device=device)
+    assert (torch.ops.fastvision.roi_pool(features, rois, 1.0, 1, 1, False)[1] == 1).all()
+
+
+def test_a_side_past_what_float32_counts(device: torch.device) -> None:
+    """2^24 + 3 rows: as a float that is one more, but the row after the last is someone else's."""
+    rows = 2**24 + 3
+    longer = torch.zeros(rows + 16, device=device)
+    longer[rows:] = 777
+    features = longer[:rows].view(1, 1, rows, 1)
+    roi = torch.tensor([[0.0, 0, rows - 20, 0, rows + 20]], device=device)
+    assert not ops.roi_pool(features, roi, (2, 1)).any()
+    assert not ops.ps_roi_pool(features, roi, 1).any()
+    turned = torch.tensor([[0.0, 0.5, rows, 2, 4, 0]], device=device)
+    assert not ops.roi_align_rotated(features, turned, 1, 1.0, 2).any()
+
+
 def test_channels_last_is_kept(device: torch.device) -> None:
     for channels in (16, 20):
         features = data.feature_map(2, channels, 8, 9).to(device).to(memory_format=torch.channels_last)
@@ -174,6 +195,15 @@ def test_second_derivative_is_a_gather(device: torch.device) -> None:
     (gradient,) = torch.autograd.grad(out, features, weight, create_graph=True)
     (second,) = torch.autograd.grad(gradient, weight, features.detach())
     assert torch.equal(second, out)
+
+
+def test_second_derivative_on_an_empty_map(device: torch.device) -> None:
+    features = torch.zeros(1, 2, 0, 5, device=device, requires_grad=True)
+    out = ops.roi_pool(features, torch.tensor([[0.0, 0, 0, 3, 3]], device=device), 2)
+    weight = torch.ones_like(out, requires_grad=True)
+    (gradient,) = torch.autograd.grad(out, features, weight, create_graph=True)
+    (second,) = torch.autograd.grad(gradient, weight, torch.ones_like(gradient))
+    assert second.shape == out.shape and not second.any()
 
 
 def test_more_than_two_to_the_31_elements() -> None:

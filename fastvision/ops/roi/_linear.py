@@ -26,6 +26,8 @@ def register_linear_pooling(
 
     @register_fake(name)
     def _(input: Tensor, rois: Tensor, spatial_scale: float, height: int, width: int, *how: Any) -> Tensor:
+        if height < 1 or width < 1:
+            raise ValueError(f"{name}: expected a positive output size, got [{height}, {width}]")
         channels = pooled_channels(input.shape[1], height * width)
         return empty_map(input, [rois.shape[0], channels, height, width], is_channels_last(input))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastvision import reference
 from fastvision._library import with_reference
 from fastvision.ops.roi.roi_align import roi_align
-from fastvision.reference.roi.crop_and_resize import dilated, fill_values, warp_size
+from fastvision.reference.roi.crop_and_resize import check_boxes, dilated, fill_values, warp_size
 from fastvision.reference.roi.rois import to_rois
 
 
@@ -50,7 +50,7 @@ def crop_and_resize(
     Raises:
         ValueError: wrong shapes, dtypes or devices, a size below 1, a context that leaves no room for the box, a mean
             that is not one number a channel.
-        IndexError: an image index outside ``[0, N)`` (on the CPU; on CUDA such a crop is the mean of image 0).
+        IndexError: an image index outside ``[0, N)`` (on the CPU; on CUDA such a crop is the mean of some image).
 
     Complexity:
         ``O(K C h w)`` for boxes that grow, ``O(K C (rows + h) (columns + w))`` at most.
@@ -61,6 +61,7 @@ def crop_and_resize(
     height, width = warp_size(size, context)
     work = images if images.dtype == torch.float64 else images.float()
     rois = to_rois(boxes, images).to(work.dtype)
+    check_boxes(images, rois)
     fill = fill_values(work, mean)  # [N, C]
     centred = work - fill[:, :, None, None]
     crops = roi_align(centred, dilated(rois, height, width, context), (height, width), 1.0, sampling_ratio, True)

@@ -119,6 +119,8 @@ def _roi_pool_double_backward(ctx: Any, grad: Tensor) -> Any:
     """The backward adds each bin to a pixel; its own backward reads that pixel. grad: [N, C, H, W]."""
     rois, argmax = ctx.saved_tensors
     batch, channels, height, width = grad.shape
+    if grad.numel() == 0:
+        return grad.new_zeros(argmax.shape), *((None,) * 8)
     image = rois[:, 0].nan_to_num().clamp(0, max(batch - 1, 0)).long()[:, None]
     plane = (image * channels + torch.arange(channels, device=grad.device))[:, :, None, None]  # [K, C, 1, 1]
     index = plane * (height * width) + argmax.clamp(min=0)

@@ -39,8 +39,8 @@ def spatial_pyramid_pool(
         every number of threads, and lie in memory as ``input`` does.
 
     Raises:
-        ValueError: wrong shapes, dtypes or devices, no level or one below 1, more than 2^31 - 1 pixels in a
-            plane.
+        ValueError: wrong shapes, dtypes or devices, no level or one below 1, whole images of more than 2^24 pixels a
+            side, more than 2^31 - 1 pixels in a plane.
         IndexError: an image index outside ``[0, N)`` (on the CPU; on CUDA such a region gives zeros).
 
     Complexity:
@@ -51,6 +51,8 @@ def spatial_pyramid_pool(
     """
     if input.dim() != 4:
         raise ValueError(f"spatial_pyramid_pool: expected a feature map of shape [N, C, H, W], got {list(input.shape)}")
+    if rois is None and max(input.shape[2:]) > 2**24:
+        raise ValueError("spatial_pyramid_pool: expected images of at most 2^24 pixels a side")
     if not levels:
         raise ValueError("spatial_pyramid_pool: expected at least one level")
     if rois is None:

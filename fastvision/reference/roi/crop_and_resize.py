@@ -19,6 +19,13 @@ def warp_size(size: int | Sequence[int], context: int) -> tuple[int, int]:
     return height, width
 
 
+def check_boxes(images: Tensor, rois: Tensor) -> None:
+    if rois.dim() != 2 or rois.shape[1] != 5:
+        raise ValueError(f"crop_and_resize: expected boxes of shape [K, 5], got {list(rois.shape)}")
+    if images.shape[0] == 0 and rois.shape[0] > 0:
+        raise IndexError(f"crop_and_resize: expected no boxes without images, got {rois.shape[0]}")
+
+
 def dilated(rois: Tensor, height: int, width: int, context: int) -> Tensor:
     """[K, 5]: rois that at the warped size have ``context`` pixels more on each side."""
     if context == 0:
@@ -54,7 +61,9 @@ def crop_and_resize(
     """[N, C, H, W], [K, 5] -> [K, C, h, w]: weights of pixels on each side, the rest is the mean's."""
     height, width = warp_size(size, context)
     work = images if images.dtype == torch.float64 else images.float()
-    rois = dilated(to_rois(boxes, images).to(work.dtype), height, width, context)
+    rois = to_rois(boxes, images).to(work.dtype)
+    check_boxes(images, rois)
+    rois = dilated(rois, height, width, context)
     fill = fill_values(work, mean)
     crops = [work.new_zeros(0, images.shape[1], height, width) + 0 * work.sum()]
     for roi in rois:
