@@ -192,7 +192,7 @@ def write_plot(path: str | Path, results: Sequence[Result], title: str) -> None:
     _widen(list(panels))
     panels[-1].set_xlabel(f"time relative to {OURS}, times (logarithmic; right of 1: {OURS} is faster)", fontsize=9)
     _legend(figure, labels)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=100)
 
 
 def _plot_family(axes: Any, results: Sequence[Result], labels: Sequence[str]) -> None:
