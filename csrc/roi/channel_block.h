@@ -75,8 +75,9 @@ class ChannelBlock {
   static constexpr int64_t kLanes = kVectorLanes<T>;
 
   void reset(const Window& window) {
-    window_ = window;
-    data_.reserve(size_t(window.rows() * window.columns()));
+    // of an empty window pixel (0, 0) may still be asked for, if not read
+    window_ = window.rows() > 0 && window.columns() > 0 ? window : Window{0, -1, 0, -1};
+    data_.reserve(std::max<size_t>(1, size_t(window_.rows() * window_.columns())));
   }
 
   // Pixel (y, x) of the whole map; only pixels of the window may be touched.
