@@ -3,13 +3,17 @@
 
 STABLE_TORCH_LIBRARY(fastvision, m) {
   // boxes
-  m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
-  m.def("box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2) -> (Tensor, Tensor)");
+  m.def(
+      "box_iou(Tensor boxes1, Tensor boxes2, str kind, float eps, float union_eps, bool elementwise) -> Tensor");
+  m.def(
+      "box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, str kind, float eps, float union_eps, bool elementwise) -> (Tensor, Tensor)");
   m.def("encode_boxes(Tensor boxes, Tensor anchors, float[] weights) -> Tensor");
   m.def("encode_boxes_backward(Tensor grad, Tensor boxes, Tensor anchors, float[] weights) -> (Tensor, Tensor)");
   m.def("decode_boxes(Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> Tensor");
   m.def(
       "decode_boxes_backward(Tensor grad, Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> (Tensor, Tensor)");
+  m.def(
+      "match_boxes(Tensor gt_boxes, Tensor anchors, float high_threshold, float low_threshold, bool allow_low_quality_matches) -> Tensor");
 
   // nms
   m.def(

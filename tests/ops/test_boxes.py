@@ -155,3 +155,117 @@ def test_gradients_repeat_bitwise(name: str, device: torch.device) -> None:
         torch.set_num_threads(threads)
     for pair in grads[1:]:
         assert all(torch.equal(x, y) for x, y in zip(pair, grads[0], strict=True))
+
+
+OVERLAPS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+LOSSES = ("generalized_box_iou_loss", "distance_box_iou_loss", "complete_box_iou_loss")
+
+
+def grads(value: torch.Tensor, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    weight = torch.linspace(-1, 1, value.numel(), dtype=value.dtype, device=value.device).reshape(value.shape)
+    return torch.autograd.grad((value * weight).sum(), leaves)
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+@pytest.mark.parametrize("count", [(70, 1100), (1100, 70), (3, 17)])  # one tile of the backward pass and more
+def test_overlaps_equal_torchvision(name: str, count: tuple[int, int], device: torch.device) -> None:
+    theirs = pytest.importorskip("torchvision").ops
+    a = data.random_boxes(count[0], 100.0, 40.0, 1).to(device, torch.float64).requires_grad_()
+    b = data.random_boxes(count[1], 100.0, 40.0, 2).to(device, torch.float64).requires_grad_()
+    ours, expected = getattr(ops, name)(a, b), getattr(theirs, name)(a, b)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+    for actual, wanted in zip(grads(ours, a, b), grads(expected, a, b), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_losses_equal_torchvision(name: str, reduction: str, device: torch.device) -> None:
+    theirs = pytest.importorskip("torchvision").ops
+    a = data.random_boxes(300, 100.0, 40.0, 1).to(device, torch.float64).requires_grad_()
+    b = data.random_boxes(300, 100.0, 40.0, 2).to(device, torch.float64).requires_grad_()
+    ours, expected = getattr(ops, name)(a, b, reduction), getattr(theirs, name)(a, b, reduction)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+    for actual, wanted in zip(grads(ours, a, b), grads(expected, a, b), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-8, atol=1e-10)
+    one = getattr(ops, name)(a[0], b[0])
+    torch.testing.assert_close(one, getattr(theirs, name)(a[0], b[0]))
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_elementwise_is_the_diagonal(name: str, device: torch.device) -> None:
+    op = getattr(ops, name)
+    a, b = data.random_boxes(24, 50.0, 40.0, 1).to(device), data.random_boxes(24, 50.0, 40.0, 2).to(device)
+    torch.testing.assert_close(op(a, b, elementwise=True), op(a, b).diagonal())
+    batched = op(a.reshape(2, 3, 4, 4), b.reshape(2, 3, 4, 4), elementwise=True)
+    assert torch.equal(batched.flatten(), op(a, b, elementwise=True))
+
+
+@pytest.mark.parametrize("name", OVERLAPS)
+def test_empty_boxes_give_finite_overlaps_and_gradients(name: str, device: torch.device) -> None:
+    """Points, lines and an inverted box, where published kernels divide zero by zero."""
+    rows = torch.tensor([[3.0, 3, 3, 3], [3, 3, 3, 3], [0, 0, 0, 5], [0, 0, 10, 10], [8, 8, 6, 6]], device=device)
+    a, b = rows.clone().requires_grad_(), rows.flip(0).clone().requires_grad_()
+    for options in ({}, {"elementwise": True}):
+        value = getattr(ops, name)(a, b, **options)
+        assert value.isfinite().all()
+        assert all(g.isfinite().all() for g in grads(value, a, b))
+    torch.testing.assert_close(getattr(ops, name)(rows, rows)[3, 3], rows.new_tensor(1.0))
+
+
+@given(a=boxes, b=boxes)
+def test_relatives_of_iou_properties(a: Any, b: Any, device: torch.device) -> None:
+    a, b = a.to(device), b.to(device)
+    iou = ops.box_iou(a, b)
+    for name in OVERLAPS[1:]:
+        value = getattr(ops, name)(a, b)
+        assert (value <= iou + 1e-9).all() and (value > -2.0).all()
+        torch.testing.assert_close(value, getattr(ops, name)(b, a).T, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(getattr(ops, name)(a, a).diagonal(), torch.ones_like(a[:, 0]))
+
+
+def test_overlap_gradients_do_not_depend_on_threads(device: torch.device) -> None:
+    a, b = data.random_boxes(130, 60.0, 40.0, 1).to(device), data.random_boxes(2100, 60.0, 40.0, 2).to(device)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            leaves = a.clone().requires_grad_(), b.clone().requires_grad_()
+            found.append(grads(ops.complete_box_iou(*leaves), *leaves))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(x, y) for other in found[1:] for x, y in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("formats", [(a, b) for a in ("xyxy", "xywh", "cxcywh") for b in ("xyxy", "xywh", "cxcywh")])
+def test_box_convert(formats: tuple[str, str]) -> None:
+    theirs = pytest.importorskip("torchvision").ops
+    rows = data.random_boxes(20).reshape(4, 5, 4)
+    torch.testing.assert_close(ops.box_convert(rows, *formats), theirs.box_convert(rows, *formats))
+    back = ops.box_convert(ops.box_convert(rows, *formats), *formats[::-1])
+    torch.testing.assert_close(back, rows, rtol=1e-5, atol=1e-4)
+    assert ops.box_convert(rows, *formats).data_ptr() != rows.data_ptr()
+
+
+def test_box_convert_unknown_format() -> None:
+    for formats in (("xyxy", "yxyx"), ("yxyx", "xyxy"), ("yxyx", "yxyx")):
+        with pytest.raises(ValueError, match="expected fmt"):
+            ops.box_convert(torch.zeros(2, 4), *formats)
+
+
+def test_clip_and_remove_small_boxes_equal_torchvision() -> None:
+    theirs = pytest.importorskip("torchvision").ops
+    rows = data.random_boxes(200, 100.0, 30.0) - 20
+    assert torch.equal(ops.clip_boxes_to_image(rows, (50, 70)), theirs.clip_boxes_to_image(rows, (50, 70)))
+    clipped = ops.clip_boxes_to_image(rows.reshape(4, 50, 4), (50, 70))
+    assert torch.equal(clipped.reshape(-1, 4), theirs.clip_boxes_to_image(rows, (50, 70)))
+    assert torch.equal(ops.remove_small_boxes(rows, 15.0), theirs.remove_small_boxes(rows, 15.0))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_errors(name: str, device: torch.device) -> None:
+    rows = data.random_boxes(3).to(device)
+    with pytest.raises(ValueError, match="reduction"):
+        getattr(ops, name)(rows, rows, "median")
+    with pytest.raises(ValueError, match="one shape"):
+        getattr(ops, name)(rows, rows[:2])

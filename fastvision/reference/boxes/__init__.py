@@ -1,0 +1,41 @@
+"""Boxes in plain PyTorch."""
+
+from fastvision.reference.boxes.box_coder import SCALE_CLAMP, decode_boxes, encode_boxes
+from fastvision.reference.boxes.box_iou import (
+    box_iou,
+    complete_box_iou,
+    complete_box_iou_loss,
+    distance_box_iou,
+    distance_box_iou_loss,
+    generalized_box_iou,
+    generalized_box_iou_loss,
+)
+from fastvision.reference.boxes.formats import (
+    box_area,
+    box_convert,
+    clip_boxes_to_image,
+    remove_small_boxes,
+    to_corners,
+    working_dtype,
+)
+from fastvision.reference.boxes.match_boxes import match_boxes
+
+__all__ = [
+    "SCALE_CLAMP",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "clip_boxes_to_image",
+    "complete_box_iou",
+    "complete_box_iou_loss",
+    "decode_boxes",
+    "distance_box_iou",
+    "distance_box_iou_loss",
+    "encode_boxes",
+    "generalized_box_iou",
+    "generalized_box_iou_loss",
+    "match_boxes",
+    "remove_small_boxes",
+    "to_corners",
+    "working_dtype",
+]
