@@ -1,4 +1,4 @@
-"""Boxes: pairwise overlap as in matching, and the R-CNN parametrisation of a whole image's anchors."""
+"""Boxes: overlaps and losses, matching, and the R-CNN parametrisation of a whole image's anchors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,52 @@ def workloads(options: Options) -> Iterator[Workload]:
     both = Work(2 * work.bytes, 3 * work.flops)
     # a small box's gradient sums 20k terms up to 1 / its side
     yield Workload("boxes", "box_iou 50 x 20k, forward + backward", gradients, close(1e-3, 1e-4), both, target)
+    yield from _relatives(pair, options)
+    yield _matching(options)
     yield from _coding(options)
+
+
+def _relatives(pair: tuple[Tensor, Tensor], options: Options) -> Iterator[Workload]:
+    """The other overlaps, and the losses row by row: forward and backward, as training needs them."""
+    torchvision = torchvision_ops()
+    for name in ("generalized_box_iou", "complete_box_iou"):
+        rivals = _rivals(getattr(reference.boxes, name), torchvision and getattr(torchvision, name), options)
+        gradients = {label: _with_gradient(op, *pair) for label, op in {OURS: getattr(ops, name), **rivals}.items()}
+        yield Workload("boxes", f"{name} 50 x 20k, forward + backward", gradients, close(1e-3, 2e-4))
+    rows = data.random_boxes(10_000).to(options.device), data.random_boxes(10_000, seed=1).to(options.device)
+    for name in ("generalized_box_iou_loss", "complete_box_iou_loss"):
+        rivals = _rivals(getattr(reference.boxes, name), torchvision and getattr(torchvision, name), options)
+        gradients = {label: _loss_gradient(op, *rows) for label, op in {OURS: getattr(ops, name), **rivals}.items()}
+        yield Workload("boxes", f"{name} of 10k, forward + backward", gradients, close(1e-3, 1e-4))
+
+
+def _matching(options: Options) -> Workload:
+    """50 objects against the anchors of a pyramid on an 800 x 1344 image, the low-quality rule included."""
+    gt, anchors = data.rpn_boxes(50).to(options.device), _pyramid_anchors().to(options.device)
+    arguments = (0.7, 0.3, True)
+    contenders = _bind({OURS: ops.match_boxes}, gt, anchors, *arguments)
+    torchvision = torchvision_ops()
+    detection = torchvision and optional("torchvision.models.detection._utils", "torchvision")
+    if detection:
+        matcher = detection.Matcher(*arguments)
+        contenders[TORCHVISION] = lambda: matcher(torchvision.box_iou(gt, anchors))
+    contenders |= _bind(_rivals(reference.boxes.match_boxes, None, options), gt, anchors, *arguments)
+    work = case("match_boxes").work(Sample("", (gt, anchors)))
+    targets: dict[str, float] = {} if options.cuda else {TORCHVISION: 40}
+    return Workload("boxes", "match_boxes 50 x 268k", contenders, close(0, 0), work, targets)
+
+
+def _pyramid_anchors() -> Tensor:
+    """[268506, 4]: three shapes at every cell of five levels, row by row, as torchvision's generator orders them."""
+    levels = []
+    for level in range(5):
+        height, width, stride, size = 200 >> level, 336 >> level, 4 << level, 32.0 * 2**level
+        y, x = torch.meshgrid(torch.arange(height) * stride, torch.arange(width) * stride, indexing="ij")
+        centre = torch.stack([x, y], dim=-1)[:, :, None]
+        ratio = torch.tensor([0.5, 1.0, 2.0]).sqrt()
+        half = (torch.stack([size / ratio, size * ratio], dim=1) / 2).round()
+        levels.append(torch.cat([centre - half, centre + half], dim=-1).reshape(-1, 4))
+    return torch.cat(levels)
 
 
 def _coding(options: Options) -> Iterator[Workload]:
@@ -84,6 +129,11 @@ def _bind(contenders: Mapping[str, _Op], *args: Any) -> dict[str, Callable[[], A
         return lambda: op(*args)
 
     return {label: call(op) for label, op in contenders.items()}
+
+
+def _loss_gradient(op: _Op, boxes1: Tensor, boxes2: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    a, b = boxes1.clone().requires_grad_(), boxes2.clone().requires_grad_()
+    return lambda: torch.autograd.grad(op(a, b, "sum"), (a, b))
 
 
 def _with_gradient(op: _Op, boxes1: Tensor, boxes2: Tensor) -> Callable[[], tuple[Tensor, ...]]:

@@ -94,9 +94,10 @@ struct CpuPairs {
       vectorized([&]() __attribute__((always_inline)) {
         for (int64_t i = begin; i < end; ++i) {
           const Measured<T> a = measure<kind>(sides.first[i]);
+          const Slack<T> slack = sides.slack;  // a copy: `row` might alias the original, for all the compiler knows
           T* row = out + i * m;
 #pragma GCC ivdep
-          for (int64_t j = 0; j < m; ++j) row[j] = overlap<kind>(a, columns[j], sides.slack);
+          for (int64_t j = 0; j < m; ++j) row[j] = overlap<kind>(a, columns[j], slack);
         }
       });
     });

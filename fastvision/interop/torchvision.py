@@ -23,6 +23,9 @@ from fastvision.interop.patching import Replacement
 
 _POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")  # each in a module of its name
 
+_OVERLAPS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+_LOSSES = (("giou_loss", "generalized_box_iou"), ("diou_loss", "distance_box_iou"), ("ciou_loss", "complete_box_iou"))
+
 
 def replacements() -> list[Replacement]:
     """The table. Raises ImportError where torchvision is missing or broken."""
@@ -32,7 +35,8 @@ def replacements() -> list[Replacement]:
     table: list[tuple[ModuleType | type, str, Callable[..., Any]]] = [
         (boxes, "nms", ops.nms),
         (boxes, "batched_nms", ops.batched_nms),
-        (boxes, "box_iou", ops.box_iou),
+        *((boxes, name, getattr(ops, name)) for name in _OVERLAPS),
+        *((_module(f"torchvision.ops.{file}"), f"{name}_loss", getattr(ops, f"{name}_loss")) for file, name in _LOSSES),
         *((_module(f"torchvision.ops.{name}"), name, getattr(ops, name)) for name in _POOLING),
         (poolers, "_multiscale_roi_align", _multiscale_roi_align),
         (coder, "encode_single", _encode_single),
