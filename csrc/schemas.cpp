@@ -12,6 +12,7 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def("decode_boxes(Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> Tensor");
   m.def(
       "decode_boxes_backward(Tensor grad, Tensor deltas, Tensor anchors, float[] weights, float scale_clamp, float[] clip_to) -> (Tensor, Tensor)");
+  m.def("box_iou_rotated(Tensor boxes1, Tensor boxes2, bool clockwise) -> Tensor");
   m.def(
       "match_boxes(Tensor gt_boxes, Tensor anchors, float high_threshold, float low_threshold, bool allow_low_quality_matches) -> Tensor");
 

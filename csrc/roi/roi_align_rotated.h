@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "common/angle.h"
 #include "common/layout.h"
 #include "common/scalar.h"
 #include "roi/rois.h"
@@ -30,14 +31,6 @@ struct Region {
   int64_t height, width;  // of the map
 };
 
-// Exact at quarter turns, so that there a region is the rotated map's.
-FV_HOST_DEVICE double cosine_of(double degrees) {
-  const double turned = std::fabs(std::fmod(degrees, 360.0));
-  if (turned == 90 || turned == 270) return 0;
-  return std::cos(turned * 0.017453292519943295);  // pi / 180
-}
-FV_HOST_DEVICE double sine_of(double degrees) { return cosine_of(degrees - 90); }
-
 template <class T>
 FV_HOST_DEVICE Region<T> region_of(const Params& p, const T* roi) {
   const T scale = T(p.spatial_scale), offset = p.aligned ? T(0.5) : T(0);
@@ -49,6 +42,7 @@ FV_HOST_DEVICE Region<T> region_of(const Params& p, const T* roi) {
   r.bin_width = width / T(p.pooled_width), r.bin_height = height / T(p.pooled_height);
   r.samples_x = p.sampling_ratio > 0 ? T(p.sampling_ratio) : std::ceil(r.bin_width);
   r.samples_y = p.sampling_ratio > 0 ? T(p.sampling_ratio) : std::ceil(r.bin_height);
+  // exact at quarter turns, so that there a region is the rotated map's
   const double angle = p.clockwise ? -double(roi[5]) : double(roi[5]);
   r.cosine = T(cosine_of(angle)), r.sine = T(sine_of(angle));
   r.height = p.height, r.width = p.width;

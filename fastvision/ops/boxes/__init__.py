@@ -10,6 +10,7 @@ from fastvision.ops.boxes.box_iou import (
     generalized_box_iou,
     generalized_box_iou_loss,
 )
+from fastvision.ops.boxes.box_iou_rotated import box_iou_rotated
 from fastvision.ops.boxes.formats import box_area, box_convert, clip_boxes_to_image, remove_small_boxes
 from fastvision.ops.boxes.match_boxes import match_boxes
 
@@ -17,6 +18,7 @@ __all__ = [
     "box_area",
     "box_convert",
     "box_iou",
+    "box_iou_rotated",
     "clip_boxes_to_image",
     "complete_box_iou",
     "complete_box_iou_loss",

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastvision import reference
 from fastvision._library import register_fake, with_reference
 from fastvision.ops.boxes._gradients import empty_like, register_gradients
+from fastvision.ops.boxes.box_iou_rotated import box_iou_rotated
 from fastvision.reference.boxes import working_dtype
 from fastvision.reference.boxes.box_iou import loss
 from fastvision.reference.boxes.box_iou import overlap as plain_overlap
@@ -20,7 +21,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, elementwise: b
     Args:
         boxes1: ``[N, 4]``, any real dtype.
         boxes2: ``[M, 4]``; both may have the same leading batch dimensions, which plain PyTorch serves.
-        fmt: ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``.
+        fmt: ``"xyxy"``, ``"xywh"``, ``"cxcywh"``, or ``"cxcywhr"``, which is :func:`box_iou_rotated`.
         elementwise: the i-th box with the i-th box instead of all pairs.
 
     Shapes:
@@ -36,6 +37,10 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, elementwise: b
     Reference:
         Jaccard 1912; signature of ``torchvision.ops.box_iou``.
     """
+    if fmt == "cxcywhr":
+        if elementwise:
+            raise ValueError('box_iou: expected elementwise=False with fmt "cxcywhr"')
+        return box_iou_rotated(boxes1, boxes2)
     return _overlap(_corners(boxes1, fmt), _corners(boxes2, fmt), "iou", elementwise=elementwise)
 
 

@@ -10,6 +10,7 @@ from fastvision.reference.boxes.box_iou import (
     generalized_box_iou,
     generalized_box_iou_loss,
 )
+from fastvision.reference.boxes.box_iou_rotated import box_iou_rotated
 from fastvision.reference.boxes.formats import (
     box_area,
     box_convert,
@@ -25,6 +26,7 @@ __all__ = [
     "box_area",
     "box_convert",
     "box_iou",
+    "box_iou_rotated",
     "clip_boxes_to_image",
     "complete_box_iou",
     "complete_box_iou_loss",

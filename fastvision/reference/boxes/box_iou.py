@@ -7,11 +7,16 @@ import math
 import torch
 from torch import Tensor
 
+from fastvision.reference.boxes.box_iou_rotated import box_iou_rotated
 from fastvision.reference.boxes.formats import box_area, to_corners, working_dtype
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, elementwise: bool = False) -> Tensor:
     """[..., N, 4], [..., M, 4] -> [..., N, M], or [..., 4], [..., 4] -> [...]; 0 for a pair of empty boxes."""
+    if fmt == "cxcywhr":
+        if elementwise:
+            raise ValueError('box_iou: expected elementwise=False with fmt "cxcywhr"')
+        return box_iou_rotated(boxes1, boxes2)
     dtype = working_dtype(boxes1, boxes2)
     corners1, corners2 = to_corners(boxes1.to(dtype), fmt), to_corners(boxes2.to(dtype), fmt)
     return overlap(corners1, corners2, "iou", elementwise=elementwise)

@@ -108,6 +108,20 @@ def _decode_gradients(device: torch.device) -> Iterator[Sample]:
     yield Sample("clipped", (deltas, anchors), {"clip_to": (43.3, 57.7)})
 
 
+def _rotated(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for n, m in ((0, 0), (0, 5), (5, 0), (1, 1), (17, 33), (20, 600)):
+        a, b = (data.random_rotated_rois(k, 1, 90.0, 90.0, s)[:, 1:].to(device, dtype) for k, s in ((n, 1), (m, 2)))
+        yield Sample(f"{n}x{m}", (a, b))
+    yield Sample("clockwise", (a, b), {"clockwise": True})
+    yield Sample("identical and non-contiguous", (a.repeat(1, 2)[:, :5], a))
+
+
+def _rotated_work(sample: Sample) -> Work:
+    """Of pairs that are near."""
+    a, b = sample.args[:2]
+    return Work(nbytes(a, b) + 4 * len(a) * len(b), 200 * len(a) * len(b))
+
+
 def _matching(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     """Boxes on an integer grid, exact in every dtype, so that all dtypes agree on every overlap and every tie."""
     for g, a in ((0, 0), (0, 5), (5, 0), (1, 1), (7, 300), (40, 700)):
@@ -175,6 +189,7 @@ CASES = (
         _overlap_case(name, samples=_losses, gradient_samples=_without_alpha(name, _row_gradients), work=_row_pair_work)
         for name in _LOSSES
     ),
+    OpCase("box_iou_rotated", ops.box_iou_rotated, ("box_iou_rotated",), _rotated, _rotated_work),
     OpCase("match_boxes", ops.match_boxes, ("match_boxes",), _matching, _matching_work, exact=True),
     _box_case("encode_boxes", samples=_encode_samples, gradient_samples=_encode_gradients, work=_row_work),
     _box_case("decode_boxes", samples=_decode_samples, gradient_samples=_decode_gradients, work=_row_work),

@@ -1,0 +1,102 @@
+// box_iou_rotated on the CPU: a row at a time, first the circles of all boxes, then the few that are near, side by
+// side.
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "boxes/box_iou_rotated.h"
+#include "common/dispatch.h"
+#include "common/parallel.h"
+#include "common/simd.h"
+
+namespace fastvision::box_iou_rotated {
+namespace {
+
+constexpr int kLanes = kVectorLanes<double>;
+constexpr int kStrip = 512;  // boxes whose circles are tested before the near ones are looked at
+
+struct Columns {
+  std::vector<RotatedBox> boxes;           // [M]
+  std::vector<double> x, y, radius, area;  // [M] each, for the circles
+
+  template <class T>
+  Columns(const T* rows, int64_t count, bool clockwise) : boxes(count), x(count), y(count), radius(count), area(count) {
+    for (int64_t j = 0; j < count; ++j) {
+      boxes[j] = rotated_box(rows + 5 * j, clockwise);
+      x[j] = boxes[j].x, y[j] = boxes[j].y, radius[j] = boxes[j].radius, area[j] = boxes[j].area;
+    }
+  }
+};
+
+// `kLanes` boxes as structure of arrays
+struct Lanes {
+  double x[kLanes], y[kLanes], half_width[kLanes], half_height[kLanes], cosine[kLanes], sine[kLanes], area[kLanes];
+
+  [[gnu::always_inline]] void set(int l, const RotatedBox& b) {
+    x[l] = b.x, y[l] = b.y, half_width[l] = b.half_width, half_height[l] = b.half_height;
+    cosine[l] = b.cosine, sine[l] = b.sine, area[l] = b.area;
+  }
+  [[gnu::always_inline]] RotatedBox at(int l) const {
+    return {x[l], y[l], half_width[l], half_height[l], cosine[l], sine[l], area[l], 0};
+  }
+};
+
+// out [count]: box `a` with boxes [begin, begin + count), count <= kStrip
+template <class T>
+[[gnu::always_inline]] inline void strip(const RotatedBox& a, const Columns& columns, int64_t begin, int count,
+                                         T* out) {
+  uint8_t far[kStrip];
+  const double *x = columns.x.data() + begin, *y = columns.y.data() + begin, *radius = columns.radius.data() + begin;
+  const double* area = columns.area.data() + begin;
+  for (int j = 0; j < count; ++j) {
+    const double dx = x[j] - a.x, dy = y[j] - a.y, reach = a.radius + radius[j];
+    far[j] = dx * dx + dy * dy > reach * reach;
+    out[j] = T((a.area + area[j]) * 0);  // 0, or NaN of a box that is not finite
+  }
+  int near[kStrip], found = 0;
+  for (int j = 0; j < count; ++j) {
+    near[found] = j;
+    found += !far[j];
+  }
+  for (int base = 0; base < found; base += kLanes) {
+    Lanes lanes{};
+    const int some = std::min(kLanes, found - base);
+    for (int l = 0; l < some; ++l) lanes.set(l, columns.boxes[begin + near[base + l]]);
+    double value[kLanes];
+#pragma GCC ivdep
+    for (int l = 0; l < kLanes; ++l) value[l] = rotated_iou(a, lanes.at(l));
+    for (int l = 0; l < some; ++l) out[near[base + l]] = T(value[l]);
+  }
+}
+
+Tensor box_iou_rotated(const Tensor& boxes1, const Tensor& boxes2, bool clockwise) {
+  validate(boxes1, boxes2);
+  const ScalarType type = geometry_type(boxes1, boxes2);
+  const Tensor a = contiguous_as(boxes1, type), b = contiguous_as(boxes2, type);
+  const int64_t n = a.size(0), m = b.size(0);
+  Tensor result = torch::stable::new_empty(a, {n, m}, type);
+  dispatch_geometry(type, [&](auto t) {
+    using T = typename decltype(t)::type;
+    const T* rows = a.const_data_ptr<T>();
+    const Columns columns(b.const_data_ptr<T>(), m, clockwise);
+    T* out = result.mutable_data_ptr<T>();
+    const int64_t strips = (m + kStrip - 1) / kStrip;
+    parallel_for(n * strips, 4, [&](int64_t begin, int64_t end) {
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t s = begin; s < end; ++s) {
+          const int64_t i = s / strips, j = s % strips * kStrip;
+          const RotatedBox box = rotated_box(rows + 5 * i, clockwise);
+          strip(box, columns, j, int(std::min<int64_t>(kStrip, m - j)), out + i * m + j);
+        }
+      });
+    });
+  });
+  return result;
+}
+
+}  // namespace
+}  // namespace fastvision::box_iou_rotated
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("box_iou_rotated", TORCH_BOX(&fastvision::box_iou_rotated::box_iou_rotated));
+}
