@@ -45,6 +45,7 @@ def workloads(options: Options) -> Iterator[Workload]:
     # a small box's gradient sums 20k terms up to 1 / its side
     yield Workload("boxes", "box_iou 50 x 20k, forward + backward", gradients, close(1e-3, 1e-4), both, target)
     yield from _relatives(pair, options)
+    yield from _rotated(options)
     yield _matching(options)
     yield from _coding(options)
 
@@ -61,6 +62,21 @@ def _relatives(pair: tuple[Tensor, Tensor], options: Options) -> Iterator[Worklo
         rivals = _rivals(getattr(reference.boxes, name), torchvision and getattr(torchvision, name), options)
         gradients = {label: _loss_gradient(op, *rows) for label, op in {OURS: getattr(ops, name), **rivals}.items()}
         yield Workload("boxes", f"{name} of 10k, forward + backward", gradients, close(1e-3, 1e-4))
+
+
+def _rotated(options: Options) -> Iterator[Workload]:
+    """Turned by any angle, spread over a large image or crowded in a small one: most pairs apart, or few."""
+    for name, extent in (("", 1000.0), (", crowded", 200.0)):
+        first, second = (data.random_rotated_rois(1000, 1, extent, extent, seed)[:, 1:] for seed in (1, 2))
+        pair = first.to(options.device), second.to(options.device)
+        contenders = _bind({OURS: ops.box_iou_rotated}, *pair)
+        torchvision = torchvision_ops()
+        if torchvision:
+            contenders |= _bind({TORCHVISION: torchvision.box_iou}, *pair, "cxcywhr")
+        contenders |= _bind(_rivals(reference.boxes.box_iou_rotated, None, options), *pair)
+        targets: dict[str, float] = {} if options.cuda else {TORCHVISION: 20}
+        # torchvision computes in float32
+        yield Workload("boxes", f"box_iou_rotated 1000 x 1000{name}", contenders, close(1e-3, 1e-4), None, targets)
 
 
 def _matching(options: Options) -> Workload:
