@@ -3,8 +3,7 @@
 
 STABLE_TORCH_LIBRARY(fastvision, m) {
   // boxes
-  m.def(
-      "box_iou(Tensor boxes1, Tensor boxes2, str kind, float eps, float union_eps, bool elementwise) -> Tensor");
+  m.def("box_iou(Tensor boxes1, Tensor boxes2, str kind, float eps, float union_eps, bool elementwise) -> Tensor");
   m.def(
       "box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2, str kind, float eps, float union_eps, bool elementwise) -> (Tensor, Tensor)");
   m.def("encode_boxes(Tensor boxes, Tensor anchors, float[] weights) -> Tensor");
