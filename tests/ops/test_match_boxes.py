@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from data_requirements import street_photo
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -53,6 +54,18 @@ def test_anchors_of_an_image_equal_torchvision(low_quality: bool, dtype: torch.d
     for count in (len(gt), len(gt) - 1):
         ours = ops.match_boxes(gt[:count], anchors, 0.7, 0.3, low_quality)
         assert torch.equal(ours, matcher(0.7, 0.3, low_quality)(gt[:count], anchors))
+
+
+@pytest.mark.parametrize("low_quality", [False, True])
+def test_objects_of_a_street_photo_equal_torchvision(low_quality: bool, device: torch.device) -> None:
+    boxes, _ = street_photo()
+    anchors = torch.cat([pyramid_anchors(375, 500) * scale for scale in (1, 2, 4, 8)])
+    gt, anchors = boxes.to(device), anchors.to(device)
+    ours = ops.match_boxes(gt, anchors, 0.7, 0.3, low_quality)
+    assert torch.equal(ours, matcher(0.7, 0.3, low_quality)(gt, anchors))
+    if low_quality:  # every object has an anchor of its own, unless another object overlaps that one more
+        best = ops.box_iou(gt, anchors).max(dim=1)[1]
+        assert (ours[best] >= 0).all() and len(ours[ours >= 0].unique()) >= len(gt) - 2
 
 
 def test_nothing_to_match(device: torch.device) -> None:
