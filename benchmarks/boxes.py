@@ -15,6 +15,7 @@ from benchmarks.workload import (
     REFERENCE,
     TORCHVISION,
     Options,
+    Verdict,
     Workload,
     case,
     close,
@@ -75,8 +76,16 @@ def _rotated(options: Options) -> Iterator[Workload]:
             contenders |= _bind({TORCHVISION: torchvision.box_iou}, *pair, "cxcywhr")
         contenders |= _bind(_rivals(reference.boxes.box_iou_rotated, None, options), *pair)
         targets: dict[str, float] = {} if options.cuda else {TORCHVISION: 20}
-        # torchvision computes in float32
-        yield Workload("boxes", f"box_iou_rotated 1000 x 1000{name}", contenders, close(1e-3, 1e-4), None, targets)
+        yield Workload("boxes", f"box_iou_rotated 1000 x 1000{name}", contenders, _nearly_all_close, None, targets)
+
+
+def _nearly_all_close(label: str, theirs: Any, ours: Tensor) -> Verdict:
+    """torchvision's clipping in float32 loses the overlap of a pair in about a million; the tests have one such pair,
+    and what it should be."""
+    wrong = int(((theirs - ours).abs() > 1e-4).sum())
+    if label != TORCHVISION or wrong == 0:
+        return close(1e-4, 1e-5)(label, theirs, ours)
+    return Verdict(f"{wrong} of {ours.numel()} differ", wrong <= ours.numel() // 100_000)
 
 
 def _matching(options: Options) -> Workload:

@@ -75,6 +75,14 @@ def test_equals_torchvision(device: torch.device) -> None:
     assert torch.equal(ops.box_iou(a.to(device), b.to(device), fmt="cxcywhr"), actual)
 
 
+def test_a_pair_whose_overlap_float32_clipping_loses(device: torch.device) -> None:
+    """torchvision 0.29 says 3e-9."""
+    a = [408.1680908203125, 418.25921630859375, 168.26168823242188, 331.4307861328125, 248.3092041015625]
+    b = [549.5719604492188, 343.7623291015625, 181.30288696289062, 136.37161254882812, 214.4854736328125]
+    pair = torch.tensor([a, b], device=device)
+    assert ops.box_iou_rotated(pair[:1], pair[1:]).item() == pytest.approx(plain_iou(a, b, False), rel=1e-6)
+
+
 def rows(count: int, seed: int) -> Tensor:
     return data.random_rotated_rois(count, 1, 100.0, 100.0, seed)[:, 1:]
 
