@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "boxes/box_iou.h"
+#include "boxes/boxes_of.h"
 #include "common/dispatch.h"
 
 namespace fastvision::box_iou {
@@ -19,11 +20,6 @@ struct Sides {
   int64_t m;
   Slack<T> slack;
 };
-
-template <class T>
-const Box<T>* boxes_of(const Tensor& plain) {
-  return reinterpret_cast<const Box<T>*>(plain.const_data_ptr<T>());
-}
 
 template <class T>
 Sides<T> sides_of(const Tensor& a, const Tensor& b, double eps, double union_eps) {

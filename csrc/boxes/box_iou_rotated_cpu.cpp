@@ -49,9 +49,8 @@ template <class T>
   const double *x = columns.x.data() + begin, *y = columns.y.data() + begin, *radius = columns.radius.data() + begin;
   const double* area = columns.area.data() + begin;
   for (int j = 0; j < count; ++j) {
-    const double dx = x[j] - a.x, dy = y[j] - a.y, reach = a.radius + radius[j];
-    far[j] = dx * dx + dy * dy > reach * reach;
-    out[j] = T((a.area + area[j]) * 0);  // 0, or NaN of a box that is not finite
+    far[j] = apart(a.x, a.y, a.radius, x[j], y[j], radius[j]);
+    out[j] = T(rotated_iou_apart(a.area, area[j]));
   }
   int near[kStrip], found = 0;
   for (int j = 0; j < count; ++j) {

@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t e = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (e >= n * m) return;
   const RotatedBox a = first[e / m], b = second[e % m];
-  const bool far = !may_overlap(a, b) && a.area + b.area == a.area + b.area;
-  out[e] = far ? T(0) : T(rotated_iou(a, b));
+  const bool far = apart(a.x, a.y, a.radius, b.x, b.y, b.radius);
+  out[e] = T(far ? rotated_iou_apart(a.area, b.area) : rotated_iou(a, b));
 }
 
 template <class T>

@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "boxes/boxes_of.h"
 #include "boxes/match_boxes.h"
 #include "common/dispatch.h"
 #include "common/parallel.h"
@@ -143,9 +144,8 @@ Tensor match_boxes(const Tensor& gt_boxes, const Tensor& anchors, double high_th
   if (g.size(0) == 0 || a.size(0) == 0) return matches;
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
-    const auto boxes = [](const Tensor& plain) { return reinterpret_cast<const Box<T>*>(plain.const_data_ptr<T>()); };
     const Params<T> params{T(high_threshold), T(low_threshold), allow_low_quality_matches};
-    Matcher<T>{boxes(g), g.size(0), boxes(a), a.size(0), params, out, {}, {}}.run();
+    Matcher<T>{boxes_of<T>(g), g.size(0), boxes_of<T>(a), a.size(0), params, out, {}, {}}.run();
   });
   return matches;
 }

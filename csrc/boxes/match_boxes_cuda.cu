@@ -1,6 +1,7 @@
 // match_boxes on CUDA: one thread an anchor, ground truths through shared memory. For the low-quality rule a first
 // kernel also finds the largest overlap of every ground truth (an atomic maximum, so the order does not matter), and a
 // second compares with it.
+#include "boxes/boxes_of.h"
 #include "boxes/match_boxes.h"
 #include "common/cuda_library.cuh"
 #include "common/dispatch.h"
@@ -26,7 +27,7 @@ struct Problem {
   int64_t anchor_count;
   Params<T> params;
   T* highest;           // [G], zeros before
-  int64_t* best_index;  // [A] ground truth of the largest overlap, the first of equals
+  int64_t* best_index;  // [A], for the low-quality rule only: ground truth of the largest overlap, the first of equals
   int64_t* matches;     // [A]
 };
 
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) first_pass(Problem<T> p) {
   });
   if (!inside) return;
   p.matches[i] = verdict(p.params, best, index);
-  p.best_index[i] = index;
+  if (p.params.low_quality) p.best_index[i] = index;
 }
 
 template <class T>
@@ -92,16 +93,15 @@ Tensor match_boxes(const Tensor& gt_boxes, const Tensor& anchors, double high_th
     launch(kOp, &fill<int64_t>, shape, a, out, count, kBackground);
     return matches;
   }
-  const Tensor best_index = torch::stable::new_empty(a, {count}, ScalarType::Long);
+  const Tensor best_index = torch::stable::new_empty(a, {allow_low_quality_matches ? count : 0}, ScalarType::Long);
   Tensor highest = torch::stable::new_empty(g, {g.size(0)}, type);
   torch::stable::zero_(highest);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
-    const auto boxes = [](const Tensor& plain) { return reinterpret_cast<const Box<T>*>(plain.const_data_ptr<T>()); };
     const Params<T> params{T(high_threshold), T(low_threshold), allow_low_quality_matches};
-    const Problem<T> problem{boxes(g),
+    const Problem<T> problem{boxes_of<T>(g),
                              g.size(0),
-                             boxes(a),
+                             boxes_of<T>(a),
                              count,
                              params,
                              highest.mutable_data_ptr<T>(),

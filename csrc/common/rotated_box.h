@@ -35,11 +35,14 @@ FV_HOST_DEVICE RotatedBox rotated_box(const T* row, bool clockwise) {
   return box;
 }
 
-// Whether the circles around the boxes meet; if not, nor do the boxes.
-FV_HOST_DEVICE bool may_overlap(const RotatedBox& a, const RotatedBox& b) {
-  const double dx = b.x - a.x, dy = b.y - a.y, reach = a.radius + b.radius;
-  return dx * dx + dy * dy <= reach * reach;
+// Whether circles (x, y, radius) are apart; so are the boxes within them. Never where a number is NaN.
+FV_HOST_DEVICE bool apart(double ax, double ay, double a_radius, double bx, double by, double b_radius) {
+  const double dx = bx - ax, dy = by - ay, reach = a_radius + b_radius;
+  return dx * dx + dy * dy > reach * reach;
 }
+
+// Of two boxes that are apart: 0, or NaN if either is not finite.
+FV_HOST_DEVICE double rotated_iou_apart(double a_area, double b_area) { return (a_area + b_area) * 0; }
 
 FV_HOST_DEVICE double clamp_to(double value, double limit) { return maximum(-limit, minimum(value, limit)); }
 

@@ -16,9 +16,7 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, *, clockwise: bool = False) 
     """[N, 5], [M, 5] -> [N, M]"""
     dtype = working_dtype(boxes1, boxes2)
     a, b = boxes1.double()[:, None], boxes2.double()[None]
-    size1, size2 = a[..., 2:4].clamp(min=0).prod(-1), b[..., 2:4].clamp(min=0).prod(-1)
-    size1 = torch.where((a[..., 2:4] > 0).all(-1), size1, 0.0)
-    size2 = torch.where((b[..., 2:4] > 0).all(-1), size2, 0.0)
+    size1, size2 = (torch.where((t[..., 2:4] > 0).all(-1), t[..., 2:4].prod(-1), 0.0) for t in (a, b))
     least = torch.minimum(size1, size2)
     shared = _shared_area(a, b, -1.0 if clockwise else 1.0).clamp(min=0).minimum(least)
     union = size1 + size2 - shared
