@@ -18,6 +18,12 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   // nms
   m.def(
       "nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, int? max_output, float? score_threshold, str metric) -> Tensor");
+  m.def(
+      "nms_padded(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, SymInt max_output, float? score_threshold, str metric) -> (Tensor, Tensor)");
+  m.def(
+      "nms_rotated(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, bool clockwise) -> Tensor");
+  m.def(
+      "soft_nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, float sigma, float score_threshold, str method) -> (Tensor, Tensor)");
 
   // roi
   m.def(

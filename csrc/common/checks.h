@@ -29,14 +29,16 @@ template <class Error, class... Parts>
     if (!(condition)) ::fastvision::fail<std::invalid_argument>(op, __VA_ARGS__); \
   } while (0)
 
-// "[2, 3]"
-inline std::string shape_of(const Tensor& tensor) {
+// "[2, 3]": the first `dims` sizes
+inline std::string shape_of(const Tensor& tensor, int64_t dims) {
   std::ostringstream text;
   text << '[';
-  for (int64_t d = 0; d < tensor.dim(); ++d) text << (d ? ", " : "") << tensor.size(d);
+  for (int64_t d = 0; d < dims; ++d) text << (d ? ", " : "") << tensor.size(d);
   text << ']';
   return text.str();
 }
+
+inline std::string shape_of(const Tensor& tensor) { return shape_of(tensor, tensor.dim()); }
 
 // `name` has shape [N, columns].
 inline void check_matrix(const char* op, const char* name, const Tensor& tensor, int64_t columns) {

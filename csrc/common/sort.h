@@ -9,11 +9,11 @@
 
 namespace fastvision {
 
-// Indices that sort `keys` [N] ascending, equal keys by index: aten::sort.stable.
+// Indices that sort `keys` [.., N] ascending along the last dimension, equal keys by index: aten::sort.stable.
 inline torch::stable::Tensor stable_argsort(const torch::stable::Tensor& keys) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
-  std::array<StableIValue, 4> stack{from(keys), from(std::optional<bool>(true)), from(int64_t{0}), from(false)};
+  std::array<StableIValue, 4> stack{from(keys), from(std::optional<bool>(true)), from(int64_t{-1}), from(false)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
   to<torch::stable::Tensor>(stack[0]);  // the sorted keys: taken over, and freed
   return to<torch::stable::Tensor>(stack[1]);

@@ -11,6 +11,7 @@
 namespace fastvision::nms {
 
 constexpr const char* kOp = "nms";
+constexpr const char* kPaddedOp = "nms_padded";
 
 enum class Metric { kIou, kDiou, kIos };
 
@@ -48,11 +49,44 @@ auto dispatch_metric(Metric metric, F f) {
   }
 }
 
-inline Metric parse_metric(const std::string& name) {
+inline Metric parse_metric(const char* op, const std::string& name) {
   if (name == "iou") return Metric::kIou;
   if (name == "diou") return Metric::kDiou;
   if (name == "ios") return Metric::kIos;
-  fail<std::invalid_argument>(kOp, "expected metric \"iou\", \"diou\" or \"ios\", got \"", name, '"');
+  fail<std::invalid_argument>(op, "expected metric \"iou\", \"diou\" or \"ios\", got \"", name, '"');
+}
+
+// Scores and class ids, one for each box of boxes [.., 4].
+inline void check_scores(const char* op, const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs) {
+  const auto one_for_each_box = [&](const char* name, const Tensor& tensor) {
+    bool same = tensor.dim() == boxes.dim() - 1;
+    for (int64_t d = 0; same && d < tensor.dim(); ++d) same = tensor.size(d) == boxes.size(d);
+    FV_CHECK(same, op, "expected ", name, " of shape ", shape_of(boxes, boxes.dim() - 1), " to match boxes ",
+             shape_of(boxes), ", got ", shape_of(tensor));
+    check_same_device(op, name, tensor, "boxes", boxes);
+  };
+  check_real(op, "boxes", boxes);
+  one_for_each_box("scores", scores);
+  check_floating(op, "scores", scores);
+  if (!idxs) return;
+  one_for_each_box("idxs", *idxs);
+  FV_CHECK(is_integer(idxs->scalar_type()), op, "expected idxs of an integer dtype");
+}
+
+inline void check_threshold(const char* op, double iou_threshold) {
+  FV_CHECK(iou_threshold == iou_threshold, op, "expected a number for iou_threshold, got nan");
+}
+
+inline Params make_params(const char* op, double iou_threshold, std::optional<int64_t> max_output,
+                          std::optional<double> score_threshold, const std::string& metric) {
+  check_threshold(op, iou_threshold);
+  FV_CHECK(!max_output || *max_output >= 0, op, "expected max_output >= 0, got ", *max_output);
+  Params params;
+  params.threshold = iou_threshold;
+  if (max_output) params.max_output = *max_output;
+  params.score_threshold = score_threshold;
+  params.metric = parse_metric(op, metric);
+  return params;
 }
 
 // boxes [N, 4], scores [N], idxs [N] of integers where given.
@@ -60,25 +94,18 @@ inline Params validate(const Tensor& boxes, const Tensor& scores, const std::opt
                        double iou_threshold, std::optional<int64_t> max_output, std::optional<double> score_threshold,
                        const std::string& metric) {
   check_matrix(kOp, "boxes", boxes, 4);
-  FV_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), kOp, "expected scores of shape [", boxes.size(0),
-           "] to match boxes ", shape_of(boxes), ", got ", shape_of(scores));
-  check_real(kOp, "boxes", boxes);
-  check_floating(kOp, "scores", scores);
-  check_same_device(kOp, "scores", scores, "boxes", boxes);
-  if (idxs) {
-    FV_CHECK(idxs->dim() == 1 && idxs->size(0) == boxes.size(0), kOp, "expected idxs of shape [", boxes.size(0),
-             "] to match boxes ", shape_of(boxes), ", got ", shape_of(*idxs));
-    FV_CHECK(is_integer(idxs->scalar_type()), kOp, "expected idxs of an integer dtype");
-    check_same_device(kOp, "idxs", *idxs, "boxes", boxes);
-  }
-  FV_CHECK(iou_threshold == iou_threshold, kOp, "expected a number for iou_threshold, got nan");
-  FV_CHECK(!max_output || *max_output >= 0, kOp, "expected max_output >= 0, got ", *max_output);
-  Params params;
-  params.threshold = iou_threshold;
-  if (max_output) params.max_output = *max_output;
-  params.score_threshold = score_threshold;
-  params.metric = parse_metric(metric);
-  return params;
+  check_scores(kOp, boxes, scores, idxs);
+  return make_params(kOp, iou_threshold, max_output, score_threshold, metric);
+}
+
+// boxes [B, N, 4], scores [B, N], idxs [B, N] of integers where given.
+inline Params validate_padded(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+                              double iou_threshold, int64_t max_output, std::optional<double> score_threshold,
+                              const std::string& metric) {
+  FV_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, kPaddedOp, "expected boxes of shape [B, N, 4], got ",
+           shape_of(boxes));
+  check_scores(kPaddedOp, boxes, scores, idxs);
+  return make_params(kPaddedOp, iou_threshold, max_output, score_threshold, metric);
 }
 
 }  // namespace fastvision::nms

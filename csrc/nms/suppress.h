@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+#include "nms/cells.h"
 #include "nms/nms.h"
 
 namespace fastvision::nms {
@@ -94,7 +95,7 @@ class Linear {
   std::vector<Lanes<T>> kept_;
 };
 
-// A uniform grid of cells about as large as the average box, each a chain of `Lanes` from one arena.
+// Kept boxes in every cell they cover.
 template <class T, Metric metric>
 class Grid {
  public:
@@ -102,52 +103,31 @@ class Grid {
   static constexpr int64_t kMostCells = 128;       // a box that covers more goes to the linear list
 
   Grid(const RankedBoxes<T>& boxes, T threshold)
-      : threshold_(threshold), points_(int(std::ceil(1.0 / double(threshold))) - 1), oversized_(threshold) {
-    points_ = std::max(points_, 1);
-    part_ = T(1) / (points_ + 1);
-    T high_x = std::numeric_limits<T>::lowest(), high_y = high_x;
-    low_x_ = low_y_ = std::numeric_limits<T>::max();
-    double width = 0, height = 0;
-    int64_t count = 0;
-    // A sample will do: positions are clamped to the grid, so its extent decides speed, never the result.
-    const int64_t stride = 1 + boxes.count / 1024;
-    for (int64_t i = 0; i < boxes.count; i += stride) {
-      if (!comparable(boxes.box(i), boxes.area[i])) continue;
-      low_x_ = minimum(low_x_, boxes.x1[i]), high_x = maximum(high_x, boxes.x2[i]);
-      low_y_ = minimum(low_y_, boxes.y1[i]), high_y = maximum(high_y, boxes.y2[i]);
-      width += boxes.x2[i] - boxes.x1[i], height += boxes.y2[i] - boxes.y1[i];
-      ++count;
-    }
-    if (count == 0) low_x_ = low_y_ = high_x = high_y = 0, count = 1;
-    const int64_t limit = std::max<int64_t>(1, int64_t(2 * std::sqrt(double(boxes.count))));
-    const double extent_x = double(high_x) - low_x_, extent_y = double(high_y) - low_y_;
-    // cells as large as the average box; where that crowds them, finer ones (measured: 64 boxes a cell, 1.5)
-    const bool crowded = boxes.count / 64.0 * (width / count) * (height / count) > extent_x * extent_y;
-    const double side = crowded ? 1 / 1.5 : 1;
-    columns_ = cells_along(extent_x, side * width / count, limit);
-    rows_ = cells_along(extent_y, side * height / count, limit);
-    arena_.reserve(boxes.count / 4 + 16);
-    per_x_ = extent_x > 0 ? T(columns_ / extent_x) : T(0);
-    per_y_ = extent_y > 0 ? T(rows_ / extent_y) : T(0);
-    first_.assign(columns_ * rows_, -1);
-    size_.assign(columns_ * rows_, 0);
-  }
+      : threshold_(threshold),
+        points_(std::max(1, int(std::ceil(1.0 / double(threshold))) - 1)),
+        part_(T(1) / (points_ + 1)),
+        cells_(sample_of(boxes), boxes.count),
+        chains_(cells_.count(), boxes.count),
+        oversized_(threshold) {}
 
   bool suppresses(const Box<T>& box, T area) const {
     if (!comparable(box, area)) return false;
     if (oversized_.suppresses(box, area)) return true;
+    const auto over = [box, area, threshold = threshold_](const Lanes<T>& kept) {
+      return kept.template any_over<metric>(box, area, threshold);
+    };
     const T step_x = (box.x2 - box.x1) * part_, step_y = (box.y2 - box.y1) * part_;
     int64_t last_row = -1;
     for (int j = 1; j <= points_; ++j) {
-      const int64_t row = row_of(box.y1 + j * step_y);
+      const int64_t row = cells_.row_of(box.y1 + j * step_y);
       if (row == last_row) continue;
       last_row = row;
       int64_t last_column = -1;
       for (int i = 1; i <= points_; ++i) {
-        const int64_t column = column_of(box.x1 + i * step_x);
+        const int64_t column = cells_.column_of(box.x1 + i * step_x);
         if (column == last_column) continue;
         last_column = column;
-        if (cell_suppresses(row * columns_ + column, box, area)) return true;
+        if (chains_.any(row * cells_.columns() + column, over)) return true;
       }
     }
     return false;
@@ -157,19 +137,15 @@ class Grid {
     if (!comparable(box, area)) return;  // NaN, infinite or empty: overlaps nothing
     // The points are rounded: widen the box by a few units in the last place so that none falls just outside.
     const T pad_x = pad(box.x1, box.x2), pad_y = pad(box.y1, box.y2);
-    const int64_t c0 = column_of(box.x1 - pad_x), c1 = column_of(box.x2 + pad_x);
-    const int64_t r0 = row_of(box.y1 - pad_y), r1 = row_of(box.y2 + pad_y);
+    const int64_t c0 = cells_.column_of(box.x1 - pad_x), c1 = cells_.column_of(box.x2 + pad_x);
+    const int64_t r0 = cells_.row_of(box.y1 - pad_y), r1 = cells_.row_of(box.y2 + pad_y);
     if ((c1 - c0 + 1) * (r1 - r0 + 1) > kMostCells) return oversized_.keep(box, area);
     for (int64_t r = r0; r <= r1; ++r) {
-      for (int64_t c = c0; c <= c1; ++c) insert(r * columns_ + c, box, area);
+      for (int64_t c = c0; c <= c1; ++c) chains_.insert(r * cells_.columns() + c, box, area);
     }
   }
 
  private:
-  struct Chunk : Lanes<T> {
-    int64_t next;
-  };
-
   static bool comparable(const Box<T>& box, T area) {
     return box.x2 > box.x1 && box.y2 > box.y1 && area < std::numeric_limits<T>::infinity();
   }
@@ -178,38 +154,19 @@ class Grid {
     return 16 * std::numeric_limits<T>::epsilon() * maximum(std::abs(low), std::abs(high));
   }
 
-  static int64_t cells_along(double extent, double mean, int64_t limit) {
-    if (!(mean > 0) || !(extent / mean < double(limit))) return limit;
-    return std::max<int64_t>(1, int64_t(extent / mean));
-  }
-
-  // Monotone in x, and clamped before the cast.
-  int64_t column_of(T x) const { return int64_t(maximum(T(0), minimum((x - low_x_) * per_x_, T(columns_ - 1)))); }
-  int64_t row_of(T y) const { return int64_t(maximum(T(0), minimum((y - low_y_) * per_y_, T(rows_ - 1)))); }
-
-  bool cell_suppresses(int64_t cell, const Box<T>& box, T area) const {
-    for (int64_t chunk = first_[cell]; chunk >= 0; chunk = arena_[chunk].next) {
-      if (arena_[chunk].template any_over<metric>(box, area, threshold_)) return true;
+  static typename Cells<T>::Sample sample_of(const RankedBoxes<T>& boxes) {
+    typename Cells<T>::Sample sample;
+    for (int64_t i = 0; i < boxes.count; i += 1 + boxes.count / 1024) {
+      if (comparable(boxes.box(i), boxes.area[i])) sample.add(boxes.x1[i], boxes.y1[i], boxes.x2[i], boxes.y2[i]);
     }
-    return false;
+    return sample;
   }
 
-  void insert(int64_t cell, const Box<T>& box, T area) {
-    const int lane = int(size_[cell]++ % Lanes<T>::kLanes);
-    if (lane == 0) {
-      arena_.emplace_back();
-      arena_.back().next = first_[cell];
-      first_[cell] = int64_t(arena_.size()) - 1;
-    }
-    arena_[first_[cell]].set(lane, box, area);
-  }
-
-  T threshold_, part_, low_x_, low_y_, per_x_, per_y_;
+  T threshold_;
   int points_;
-  int64_t columns_, rows_;
-  std::vector<int64_t> first_;  // [rows * columns] newest chunk of a cell, or -1
-  std::vector<int32_t> size_;   // [rows * columns] boxes in a cell
-  std::vector<Chunk> arena_;
+  T part_;
+  Cells<T> cells_;
+  Chains<Lanes<T>> chains_;
   Linear<T, metric> oversized_;
 };
 

@@ -21,7 +21,7 @@ from fastvision.ops.boxes import (
     match_boxes,
     remove_small_boxes,
 )
-from fastvision.ops.nms import batched_nms, nms
+from fastvision.ops.nms import batched_nms, nms, nms_padded, nms_rotated, soft_nms
 from fastvision.ops.roi import (
     MultiScaleRoIAlign,
     PSRoIAlign,
@@ -66,11 +66,14 @@ __all__ = [
     "match_boxes",
     "multiscale_roi_align",
     "nms",
+    "nms_padded",
+    "nms_rotated",
     "ps_roi_align",
     "ps_roi_pool",
     "remove_small_boxes",
     "roi_align",
     "roi_align_rotated",
     "roi_pool",
+    "soft_nms",
     "spatial_pyramid_pool",
 ]

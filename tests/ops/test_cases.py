@@ -21,9 +21,9 @@ differentiable = pytest.mark.parametrize("case", [c for c in CASES if c.differen
 CPU = torch.device("cpu")
 
 
-def call(op: Any, sample: Sample) -> Tensor:
-    result: Tensor = op(*sample.args, **sample.kwargs)
-    return result
+def call(op: Any, sample: Sample) -> Any:
+    """A tensor, or a tuple or list of them (of tuples, and so on)."""
+    return op(*sample.args, **sample.kwargs)
 
 
 def widened(sample: Sample) -> Sample:
@@ -50,24 +50,27 @@ def differentiated(case: OpCase, sample: Sample) -> tuple[list[Tensor], Any]:
     return leaves, function
 
 
-def assert_close(case: OpCase, sample: Sample, actual: Tensor, expected: Tensor) -> None:
-    if case.exact:
-        assert torch.equal(actual, expected), f"{sample.name}: {actual.tolist()} != {expected.tolist()}"
-        return
-    rtol, atol = case.tolerances[actual.dtype]
-    torch.testing.assert_close(
-        actual.double(), expected.double(), rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{sample.name}: {m}"
-    )
+def assert_close(case: OpCase, sample: Sample, actual: Any, expected: Any) -> None:
+    """Same structure, shapes and dtypes; indices and masks equal, numbers within the tolerances."""
+    found, structure = tree_flatten(actual)
+    wanted, wanted_structure = tree_flatten(expected)
+    assert structure == wanted_structure, sample.name
+    for a, e in zip(found, wanted, strict=True):
+        assert a.shape == e.shape and a.dtype == e.dtype, sample.name
+        if case.exact or not a.dtype.is_floating_point:
+            assert torch.equal(a, e), f"{sample.name}: {a.tolist()} != {e.tolist()}"
+            continue
+        rtol, atol = case.tolerances[a.dtype]
+        torch.testing.assert_close(
+            a.double(), e.double(), rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{sample.name}: {m}"
+        )
 
 
 @by_name
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_equals_the_reference(case: OpCase, dtype: torch.dtype, device: torch.device) -> None:
     for sample in case.samples(device, dtype):
-        actual = call(case.op, sample)
-        expected = call(case.op.reference, sample)
-        assert actual.shape == expected.shape and actual.dtype == expected.dtype, sample.name
-        assert_close(case, sample, actual, expected)
+        assert_close(case, sample, call(case.op, sample), call(case.op.reference, sample))
 
 
 @differentiable
@@ -126,7 +129,7 @@ def test_torch_export(case: OpCase, device: torch.device) -> None:
             super().__init__()
             self.rest, self.kwargs = rest, dict(kwargs)
 
-        def forward(self, *tensors: Any) -> Tensor:
+        def forward(self, *tensors: Any) -> Any:
             return call(case.op, Sample("", (*tensors, *self.rest), self.kwargs))
 
     sample = next(s for s in case.samples(device, torch.float32) if all(len(a) for a in s.args[:2]))
@@ -142,9 +145,7 @@ def test_half_types_are_stored_as_half(case: OpCase, device: torch.device) -> No
     for sample in list(case.samples(device, torch.bfloat16))[:3]:
         with torch.autocast(device.type, dtype=torch.bfloat16):
             inside = call(case.op, sample)
-        outside = call(case.op, sample)
-        assert inside.dtype == outside.dtype
-        assert_close(case, sample, inside, outside)
+        assert_close(case, sample, inside, call(case.op, sample))
 
 
 @by_name

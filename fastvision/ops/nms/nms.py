@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import register_fake, with_reference
+from fastvision.ops.nms.class_ids import class_ids
 
 
 @with_reference(reference.nms.nms)
@@ -87,16 +88,8 @@ def batched_nms(
     Reference:
         Signature of ``torchvision.ops.batched_nms``.
     """
-    return torch.ops.fastvision.nms(boxes, scores, _class_ids(idxs), iou_threshold, max_output, score_threshold, metric)
-
-
-def _class_ids(idxs: Tensor) -> Tensor:
-    """Integers that are equal where ``idxs`` are: a float's bits (0.0 added, so that -0 equals 0)."""
-    if idxs.is_complex():
-        raise ValueError(f"batched_nms: expected idxs of a real dtype, got {idxs.dtype}")
-    if idxs.is_floating_point():
-        return (idxs.to(torch.float64) + 0.0).view(torch.int64)
-    return idxs.to(torch.int64)
+    ids = class_ids("batched_nms", idxs)
+    return torch.ops.fastvision.nms(boxes, scores, ids, iou_threshold, max_output, score_threshold, metric)
 
 
 @register_fake("nms")

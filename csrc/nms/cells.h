@@ -1,0 +1,100 @@
+// A uniform grid over boxes of about the same size: which cell a point lies in. Positions are clamped to the grid, so
+// its extent decides speed, never a result.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "common/scalar.h"
+
+namespace fastvision::nms {
+
+template <class T>
+class Cells {
+ public:
+  // What is known of a sample of the boxes: where they lie, and the sum of their sides.
+  struct Sample {
+    T low_x = std::numeric_limits<T>::max(), low_y = low_x, high_x = -low_x, high_y = -low_x;
+    double width = 0, height = 0;
+    int64_t count = 0;
+
+    void add(T x1, T y1, T x2, T y2) {
+      low_x = minimum(low_x, x1), high_x = maximum(high_x, x2);
+      low_y = minimum(low_y, y1), high_y = maximum(high_y, y2);
+      width += double(x2) - x1, height += double(y2) - y1;
+      ++count;
+    }
+  };
+
+  // For `boxes` boxes of which `sample` was taken.
+  Cells(Sample sample, int64_t boxes) {
+    if (sample.count == 0) sample = {0, 0, 0, 0, 0, 0, 1};
+    const double width = sample.width / sample.count, height = sample.height / sample.count;
+    const int64_t limit = std::max<int64_t>(1, int64_t(2 * std::sqrt(double(boxes))));
+    const double extent_x = double(sample.high_x) - sample.low_x, extent_y = double(sample.high_y) - sample.low_y;
+    // cells as large as the average box; where that crowds them, finer ones (measured: 64 boxes a cell, 1.5)
+    const bool crowded = boxes / 64.0 * width * height > extent_x * extent_y;
+    const double side = crowded ? 1 / 1.5 : 1;
+    columns_ = cells_along(extent_x, side * width, limit);
+    rows_ = cells_along(extent_y, side * height, limit);
+    low_x_ = sample.low_x, low_y_ = sample.low_y;
+    per_x_ = extent_x > 0 ? T(columns_ / extent_x) : T(0);
+    per_y_ = extent_y > 0 ? T(rows_ / extent_y) : T(0);
+  }
+
+  int64_t count() const { return columns_ * rows_; }
+  int64_t columns() const { return columns_; }
+
+  // Monotone in x, and clamped before the cast.
+  int64_t column_of(T x) const { return int64_t(maximum(T(0), minimum((x - low_x_) * per_x_, T(columns_ - 1)))); }
+  int64_t row_of(T y) const { return int64_t(maximum(T(0), minimum((y - low_y_) * per_y_, T(rows_ - 1)))); }
+
+ private:
+  static int64_t cells_along(double extent, double mean, int64_t limit) {
+    if (!(mean > 0) || !(extent / mean < double(limit))) return limit;
+    return std::max<int64_t>(1, int64_t(extent / mean));
+  }
+
+  T low_x_, low_y_, per_x_, per_y_;
+  int64_t columns_, rows_;
+};
+
+// Chains of `Lanes`, one for each cell, from one arena. Lanes::set(lane, box...) files a box.
+template <class Lanes>
+class Chains {
+ public:
+  Chains(int64_t cells, int64_t boxes) : first_(cells, -1), size_(cells, 0) { arena_.reserve(boxes / 4 + 16); }
+
+  template <class... Box>
+  void insert(int64_t cell, const Box&... box) {
+    const int lane = int(size_[cell]++ % Lanes::kLanes);
+    if (lane == 0) {
+      arena_.emplace_back();
+      arena_.back().next = first_[cell];
+      first_[cell] = int64_t(arena_.size()) - 1;
+    }
+    arena_[first_[cell]].set(lane, box...);
+  }
+
+  // Whether test(lanes) holds for any of a cell's.
+  template <class Test>
+  bool any(int64_t cell, const Test& test) const {
+    for (int64_t link = first_[cell]; link >= 0; link = arena_[link].next) {
+      if (test(arena_[link])) return true;
+    }
+    return false;
+  }
+
+ private:
+  struct Link : Lanes {
+    int64_t next;
+  };
+  std::vector<int64_t> first_;  // [cells] newest link of a cell, or -1
+  std::vector<int32_t> size_;   // [cells] boxes in a cell
+  std::vector<Link> arena_;
+};
+
+}  // namespace fastvision::nms
