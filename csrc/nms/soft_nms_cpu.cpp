@@ -42,11 +42,12 @@ struct Block {
   // Multiplies the scores by what box `b` costs them, and drops those that fall to `least` or below.
   template <Method method>
   [[gnu::always_inline]] void apply(const Box<T>& b, T b_area, T threshold, T sigma, T least) {
+    const T touching = method == Method::kGaussian ? T(0) : threshold;
     alignas(64) T overlap[kBlock];
     int touched = 0;
     for (int l = 0; l < kBlock; ++l) {
       overlap[l] = iou(b, Box<T>{x1[l], y1[l], x2[l], y2[l]}, b_area, area[l]);
-      touched |= overlap[l] > 0 && score[l] > least;
+      touched |= overlap[l] > touching && score[l] > least;
     }
     if (!touched) return;
     if constexpr (method == Method::kGaussian) {

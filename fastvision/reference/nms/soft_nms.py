@@ -22,6 +22,10 @@ def soft_nms(
     """[N, 4], [N] -> [K], [K]"""
     if method not in ("gaussian", "linear", "hard"):
         raise ValueError(f'soft_nms: expected method "gaussian", "linear" or "hard", got "{method}"')
+    if not sigma > 0:
+        raise ValueError(f"soft_nms: expected sigma > 0, got {sigma}")
+    if not score_threshold >= 0:
+        raise ValueError(f"soft_nms: expected score_threshold >= 0, got {score_threshold}")
     dtype = working_dtype(boxes, scores)
     plain, current = boxes.to(dtype), scores.to(dtype).clone()
     final = torch.full_like(current, -torch.inf)
