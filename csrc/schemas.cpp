@@ -20,10 +20,14 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
       "nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, int? max_output, float? score_threshold, str metric) -> Tensor");
   m.def(
       "nms_padded(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, SymInt max_output, float? score_threshold, str metric) -> (Tensor, Tensor)");
-  m.def(
-      "nms_rotated(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, bool clockwise) -> Tensor");
+  m.def("nms_rotated(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, bool clockwise) -> Tensor");
   m.def(
       "soft_nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, float sigma, float score_threshold, str method) -> (Tensor, Tensor)");
+
+  // proposals
+  m.def("top_candidates(Tensor[] scores, int classes, int k, float threshold, bool ranked) -> (Tensor, Tensor)");
+  m.def(
+      "decode_candidates(Tensor[] deltas, Tensor[] cell_anchors, int[] strides, Tensor indices, int classes, int[] image_sizes, float[] weights, float scale_clamp) -> Tensor");
 
   // roi
   m.def(

@@ -1,14 +1,40 @@
-// The four box-coder ops, written once: `Rows` says how rows are iterated (threads of a pool, or of a grid).
+// The four box-coder ops, written once: `Rows` says how rows are iterated (common/rows.h, common/rows.cuh).
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
-#include "boxes/box_coder.h"
+#include "common/box_coder.h"
 #include "common/dispatch.h"
 
 namespace fastvision::box_coder {
+
+inline void validate_encode(const char* op, const Tensor& boxes, const Tensor& anchors,
+                            const std::vector<double>& weights) {
+  check_matrix(op, "boxes", boxes, 4);
+  check_matrix(op, "anchors", anchors, 4);
+  FV_CHECK(boxes.size(0) == anchors.size(0), op, "expected as many boxes as anchors, got ", shape_of(boxes), " and ",
+           shape_of(anchors));
+  check_real(op, "boxes", boxes);
+  check_real(op, "anchors", anchors);
+  check_same_device(op, "anchors", anchors, "boxes", boxes);
+  validate_weights(op, weights);
+}
+
+inline void validate_decode(const char* op, const Tensor& deltas, const Tensor& anchors,
+                            const std::vector<double>& weights, const std::vector<double>& clip_to) {
+  check_matrix(op, "anchors", anchors, 4);
+  FV_CHECK(deltas.dim() == 2 && deltas.size(0) == anchors.size(0) && deltas.size(1) % 4 == 0, op,
+           "expected deltas of shape [", anchors.size(0), ", 4 k] to match anchors ", shape_of(anchors), ", got ",
+           shape_of(deltas));
+  check_floating(op, "deltas", deltas);
+  check_real(op, "anchors", anchors);
+  check_same_device(op, "anchors", anchors, "deltas", deltas);
+  validate_weights(op, weights);
+  FV_CHECK(clip_to.empty() || (clip_to.size() == 2 && clip_to[0] >= 0 && clip_to[1] >= 0), op,
+           "expected clip_to as (height, width), both >= 0");
+}
 
 // Per-row bodies; plain structs so that a CUDA kernel can take them by value. k: codes an anchor.
 template <class T>

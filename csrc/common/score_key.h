@@ -25,4 +25,19 @@ FV_HOST_DEVICE uint64_t descending_key(double score) {
   return bits >> 63 ? bits : ~(bits | uint64_t(1) << 63);
 }
 
+// The score of a key; NaN for the largest.
+FV_HOST_DEVICE float score_of_key(uint32_t key) {
+  const uint32_t bits = key >> 31 ? key : ~key & 0x7fffffffu;
+  float score;
+  memcpy(&score, &bits, sizeof(score));
+  return score;
+}
+
+FV_HOST_DEVICE double score_of_key(uint64_t key) {
+  const uint64_t bits = key >> 63 ? key : ~key & ~(uint64_t(1) << 63);
+  double score;
+  memcpy(&score, &bits, sizeof(score));
+  return score;
+}
+
 }  // namespace fastvision

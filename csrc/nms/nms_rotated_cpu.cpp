@@ -84,9 +84,7 @@ class Grid {
     if (oversized_.any(0, over)) return true;
     if (threshold_ >= 0.5) return chains_.any(cells_.row_of(box.y) * cells_.columns() + cells_.column_of(box.x), over);
     bool found = false;
-    for_each_cell(box, [&](int64_t cell) {
-      found = found || chains_.any(cell, over);
-    });
+    for_each_cell(box, [&](int64_t cell) { found = found || chains_.any(cell, over); });
     return found;
   }
 

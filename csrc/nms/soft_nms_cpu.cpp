@@ -174,9 +174,8 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, s
       std::vector<T> class_scores(size);
       for (int64_t i = 0; i < size; ++i) class_boxes[i] = rows[members[i]], class_scores[i] = given[members[i]];
       dispatch_method(params.method, [&](auto m) {
-        vectorized([&]() __attribute__((always_inline)) {
-          soften<decltype(m)::value>(class_boxes, class_scores, params);
-        });
+        vectorized(
+            [&]() __attribute__((always_inline)) { soften<decltype(m)::value>(class_boxes, class_scores, params); });
       });
       for (int64_t i = 0; i < size; ++i) final[members[i]] = class_scores[i];
     });

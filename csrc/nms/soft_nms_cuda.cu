@@ -22,9 +22,7 @@ struct Problem {
   T threshold, sigma, least;
 
   FV_DEVICE int64_t member(int64_t p) const { return members ? members[p] : p; }
-  FV_DEVICE Box<T> box(int64_t i) const {
-    return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
-  }
+  FV_DEVICE Box<T> box(int64_t i) const { return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]}; }
 };
 
 template <class T>
@@ -141,7 +139,8 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, s
     launch(kOp, &take<T>, {blocks_for(kept, kThreads), kThreads}, boxes, problem.final, order.const_data_ptr<int64_t>(),
            kept, rescored.mutable_data_ptr<T>());
     Tensor flat = torch::stable::view(order, {n});
-    return {torch::stable::narrow(flat, 0, 0, kept), type == scores.scalar_type() ? rescored : torch::stable::to(rescored, scores.scalar_type())};
+    return {torch::stable::narrow(flat, 0, 0, kept),
+            type == scores.scalar_type() ? rescored : torch::stable::to(rescored, scores.scalar_type())};
   });
 }
 

@@ -188,7 +188,8 @@ Kept suppress(const char* op, const Measure& measure, const Tensor& rows, const 
   torch::stable::zero_(counts);
   if (n > 0 && sets > 0 && limit > 0) {
     const Tensor order = rank(op, scores, sets, n);
-    Tensor boxes = torch::stable::new_empty(rows, {sets * n * int64_t(sizeof(typename Measure::Box))}, ScalarType::Byte);
+    Tensor boxes =
+        torch::stable::new_empty(rows, {sets * n * int64_t(sizeof(typename Measure::Box))}, ScalarType::Byte);
     Tensor dead = torch::stable::new_empty(rows, {sets * n}, ScalarType::Byte);
     Tensor classes = integers(idxs ? sets * n : 0), mask = integers(sets * minimum(n, kChunk) * kWords);
     Tensor kept = integers(sets * limit);

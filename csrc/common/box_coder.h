@@ -143,30 +143,4 @@ inline void validate_weights(const char* op, const std::vector<double>& weights)
   FV_CHECK(weights.size() == 4, op, "expected 4 weights (dx, dy, dw, dh), got ", weights.size());
 }
 
-inline void validate_encode(const char* op, const Tensor& boxes, const Tensor& anchors,
-                            const std::vector<double>& weights) {
-  check_matrix(op, "boxes", boxes, 4);
-  check_matrix(op, "anchors", anchors, 4);
-  FV_CHECK(boxes.size(0) == anchors.size(0), op, "expected as many boxes as anchors, got ", shape_of(boxes), " and ",
-           shape_of(anchors));
-  check_real(op, "boxes", boxes);
-  check_real(op, "anchors", anchors);
-  check_same_device(op, "anchors", anchors, "boxes", boxes);
-  validate_weights(op, weights);
-}
-
-inline void validate_decode(const char* op, const Tensor& deltas, const Tensor& anchors,
-                            const std::vector<double>& weights, const std::vector<double>& clip_to) {
-  check_matrix(op, "anchors", anchors, 4);
-  FV_CHECK(deltas.dim() == 2 && deltas.size(0) == anchors.size(0) && deltas.size(1) % 4 == 0, op,
-           "expected deltas of shape [", anchors.size(0), ", 4 k] to match anchors ", shape_of(anchors), ", got ",
-           shape_of(deltas));
-  check_floating(op, "deltas", deltas);
-  check_real(op, "anchors", anchors);
-  check_same_device(op, "anchors", anchors, "deltas", deltas);
-  validate_weights(op, weights);
-  FV_CHECK(clip_to.empty() || (clip_to.size() == 2 && clip_to[0] >= 0 && clip_to[1] >= 0), op,
-           "expected clip_to as (height, width), both >= 0");
-}
-
 }  // namespace fastvision::box_coder

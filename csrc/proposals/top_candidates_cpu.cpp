@@ -1,0 +1,193 @@
+// top_candidates on the CPU: one pass over the scores, comparing with the k-th best so far. Little passes, so the pass
+// runs at the speed of memory; what passes is thinned out whenever it has doubled.
+#include <torch/csrc/stable/library.h>
+
+#include <atomic>
+#include <utility>
+
+#include "common/dispatch.h"
+#include "common/parallel.h"
+#include "common/score_key.h"
+#include "common/simd.h"
+#include "proposals/top_candidates.h"
+
+namespace fastvision::top_candidates {
+namespace {
+
+constexpr int kStrip = 64;                   // scores compared before one is looked at
+constexpr int64_t kItem = int64_t(1) << 19;  // scores a thread takes at a time
+constexpr int64_t kLeast = 512;              // candidates held beyond k before they are thinned out
+
+// (key, index), ascending by rank. float32 scores pack into one word.
+template <class C>
+struct Entry;
+template <>
+struct Entry<float> {
+  uint64_t word;
+  Entry() = default;
+  Entry(float score, int64_t index) : word(uint64_t{descending_key(score)} << 32 | uint64_t(index)) {}
+  float score() const { return score_of_key(uint32_t(word >> 32)); }
+  int64_t index() const { return int64_t(word & UINT32_MAX); }
+  bool operator<(const Entry& other) const { return word < other.word; }
+};
+template <>
+struct Entry<double> {
+  std::pair<uint64_t, int64_t> pair;
+  Entry() = default;
+  Entry(double score, int64_t index) : pair(descending_key(score), index) {}
+  double score() const { return score_of_key(pair.first); }
+  int64_t index() const { return pair.second; }
+  bool operator<(const Entry& other) const { return pair < other.pair; }
+};
+
+// The best k of what was pushed. `cutoff` is at most the score of the k-th best of the whole row, on all threads.
+template <class C>
+class Best {
+ public:
+  Best(int64_t k, std::atomic<C>& cutoff) : k_(size_t(k)), shared_(cutoff), cutoff_(cutoff.load()) {}
+
+  C cutoff() const { return cutoff_; }
+
+  void push(C score, int64_t index) {
+    entries_.emplace_back(score, index);
+    if (entries_.size() >= 2 * k_ + kLeast) thin_out();
+  }
+
+  [[gnu::noinline]] void thin_out() {
+    if (entries_.size() > k_) {
+      std::nth_element(entries_.begin(), entries_.begin() + k_, entries_.end());
+      entries_.resize(k_);
+      const C worst = std::max_element(entries_.begin(), entries_.end())->score();
+      C known = shared_.load();
+      while (worst > known && !shared_.compare_exchange_weak(known, worst)) {
+      }
+    }
+    cutoff_ = shared_.load();
+  }
+
+  std::vector<Entry<C>>& entries() { return entries_; }
+
+ private:
+  size_t k_;
+  std::atomic<C>& shared_;
+  C cutoff_;
+  std::vector<Entry<C>> entries_;
+};
+
+template <class S, class C, class IndexOf>
+[[gnu::always_inline]] inline void scan(const S* data, int64_t count, Best<C>& best, const IndexOf& index_of) {
+  C cutoff = best.cutoff();
+  const auto look = [&](int64_t m) __attribute__((always_inline)) {
+    const C score = C(data[m]);
+    if (!(score >= cutoff)) return;
+    best.push(score, index_of(m));
+    cutoff = best.cutoff();
+  };
+  int64_t m = 0;
+  for (; m + kStrip <= count; m += kStrip) {
+    int any = 0;
+    for (int l = 0; l < kStrip; ++l) any |= C(data[m + l]) >= cutoff;
+    if (!any) continue;
+    for (int l = 0; l < kStrip; ++l) look(m + l);
+  }
+  for (; m < count; ++m) look(m);
+}
+
+// Part [begin, end) of a row's candidates, in the order of memory.
+struct Item {
+  int64_t row, begin, end;
+};
+
+template <class S, class C>
+void scan_item(const Maps<S>& maps, const Item& item, Best<C>& best) {
+  int64_t first = 0;  // candidates of earlier levels
+  for (int l = maps.first_level(item.row); l < maps.last_level(item.row); ++l) {
+    const Level<S> level = maps.level[l];
+    const int64_t size = maps.size_of(level);
+    int64_t m = std::max<int64_t>(item.begin - first, 0);
+    const int64_t end = std::min(item.end - first, size);
+    first += size;
+    while (m < end) {  // a run of memory: a plane, or the whole map
+      const int64_t run = level.channels_last ? end : std::min(end, (m / level.cells + 1) * level.cells);
+      const S* data = maps.address(level, item.row, m);
+      const int64_t index = maps.index(level, m), step = level.channels_last ? 1 : maps.per_cell(level);
+      vectorized([&]() __attribute__((always_inline)) {
+        scan(data, run - m, best, [=](int64_t i) __attribute__((always_inline)) { return index + i * step; });
+      });
+      m = run;
+    }
+  }
+}
+
+template <class S>
+void choose(const Maps<S>& maps, int64_t k, double threshold, bool ranked, int64_t* indices, Accumulator<S>* values) {
+  using C = Accumulator<S>;
+  const int64_t rows = maps.images * maps.rows_an_image();
+  std::vector<Item> items;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t size = maps.size_of(row);
+    for (int64_t begin = 0; begin < size; begin += kItem) items.push_back({row, begin, std::min(begin + kItem, size)});
+  }
+  std::vector<std::atomic<C>> cutoffs(rows);
+  for (auto& cutoff : cutoffs) cutoff = C(threshold);
+  std::vector<std::vector<Entry<C>>> found(items.size());
+  parallel_workers(int64_t(items.size()), [&](const auto& next) {
+    for (int64_t i = next(); i < int64_t(items.size()); i = next()) {
+      Best<C> best(k, cutoffs[items[i].row]);
+      scan_item(maps, items[i], best);
+      best.thin_out();
+      found[i] = std::move(best.entries());
+    }
+  });
+
+  std::vector<int64_t> first(rows + 1, 0);  // items of each row
+  for (const Item& item : items) ++first[item.row + 1];
+  for (int64_t row = 0; row < rows; ++row) first[row + 1] += first[row];
+  parallel_for(rows, 1, [&](int64_t begin, int64_t end) {
+    std::vector<Entry<C>> all;
+    for (int64_t row = begin; row < end; ++row) {
+      all.clear();
+      for (int64_t i = first[row]; i < first[row + 1]; ++i) all.insert(all.end(), found[i].begin(), found[i].end());
+      if (int64_t(all.size()) > k) {
+        std::nth_element(all.begin(), all.begin() + k, all.end());
+        all.resize(k);
+      }
+      if (ranked) {
+        std::sort(all.begin(), all.end());
+      } else {
+        std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.index() < b.index(); });
+      }
+      for (int64_t j = 0; j < k; ++j) {
+        const bool any = j < int64_t(all.size());
+        indices[row * k + j] = any ? all[j].index() : -1;
+        values[row * k + j] = any ? all[j].score() : -std::numeric_limits<C>::infinity();
+      }
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor> top_candidates(std::vector<Tensor> scores, int64_t classes, int64_t k, double threshold,
+                                          bool ranked) {
+  validate(scores, classes, k);
+  for (Tensor& map : scores) map = readable(map, classes);
+  return dispatch_floating(kOp, scores[0].scalar_type(), [&](auto s) -> std::tuple<Tensor, Tensor> {
+    using S = typename decltype(s)::type;
+    const Maps<S> maps = maps_of<S>(scores, classes);
+    const int64_t chosen = chosen_of(maps, k), rows = maps.rows_an_image();
+    Tensor indices = torch::stable::new_empty(scores[0], {maps.images, rows, chosen}, ScalarType::Long);
+    Tensor values =
+        torch::stable::new_empty(scores[0], {maps.images, rows, chosen}, geometry_type(scores[0].scalar_type()));
+    if (indices.numel() > 0) {
+      choose(maps, chosen, threshold, ranked, indices.mutable_data_ptr<int64_t>(),
+             values.mutable_data_ptr<Accumulator<S>>());
+    }
+    return {indices, values};
+  });
+}
+
+}  // namespace
+}  // namespace fastvision::top_candidates
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("top_candidates", TORCH_BOX(&fastvision::top_candidates::top_candidates));
+}

@@ -1,0 +1,84 @@
+"""SSD's output as detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastvision import reference
+from fastvision._library import with_reference
+from fastvision.ops.boxes import decode_boxes
+from fastvision.ops.proposals.candidates import SCALE_CLAMP, alive, detections, suppress, top_candidates
+
+
+@with_reference(reference.proposals.ssd_detections)
+def ssd_detections(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Tensor,
+    image_sizes: Sequence[Sequence[int]],
+    *,
+    num_classes: int,
+    score_threshold: float = 0.01,
+    top_k: int = 400,
+    nms_threshold: float = 0.45,
+    detections_per_image: int = 200,
+    weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+    padded: bool = False,
+) -> list[dict[str, Tensor]] | tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Softmax, threshold, top-k of each class, decoding, clipping and NMS in one call, from the raw maps.
+
+    Equal to torchvision's ``SSD.postprocess_detections``, equal scores ranked by index. A NaN score is no candidate.
+
+    Args:
+        logits: for each level ``[N, A C, H, W]``, floating point: ``C`` classes of each of ``A`` default boxes.
+        deltas: for each level ``[N, 4 A, H, W]``: ``(dx, dy, dw, dh)`` of each default box.
+        anchors: ``[M, 4]`` default boxes in pixels, by level, row, column and shape (``DefaultBoxGenerator``).
+        image_sizes: ``(height, width)`` of each image, pixels.
+        num_classes: ``C``, class 0 being the background.
+        score_threshold: probabilities that are not greater are dropped.
+        top_k: boxes taken of each class.
+        nms_threshold: IoU above which the lower-scored of two boxes of one class is dropped.
+        detections_per_image: kept at most.
+        weights: of dx, dy, dw, dh.
+        padded: shapes that do not depend on the data, nothing read back from the device.
+
+    Shapes:
+        ``-> N`` dicts of ``boxes [K, 4]``, ``scores [K]``, descending, and ``labels [K]`` int64 from 1. Padded: boxes
+        ``[N, D, 4]``, scores and labels ``[N, D]``, counts ``[N]`` with ``D = detections_per_image``. Not
+        differentiable.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together.
+
+    Complexity:
+        ``O(N M C)`` for the softmax; then ``O(N C top_k)`` and NMS.
+
+    Reference:
+        Liu et al. 2016, section 3; ``torchvision.models.detection.ssd``.
+    """
+    scores = [_probabilities(level, num_classes) for level in logits]
+    indices, values = top_candidates(scores, top_k, classes=num_classes, threshold=score_threshold, ranked=True)
+    values = alive(values, indices, values > score_threshold)
+    codes = torch.cat([d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for d in deltas], dim=1).float()
+    boxes = torch.stack(
+        [decode_boxes(c, anchors, weights, scale_clamp=SCALE_CLAMP, clip_to=size) for c, size in _zip(codes, image_sizes)]
+    )
+    labels = torch.arange(1, num_classes, device=values.device)[:, None].expand_as(values).flatten(1)
+    chosen = indices.clamp(min=0).flatten(1)[..., None].expand(-1, -1, 4)
+    kept = suppress(boxes.gather(1, chosen), values.flatten(1), labels, nms_threshold, detections_per_image)
+    return detections(kept, padded)
+
+
+def _probabilities(logits: Tensor, classes: int) -> Tensor:
+    """Softmax over the classes of each default box, in place of the logits: ``[N, A C, H, W]``."""
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return logits.unflatten(1, (-1, classes)).softmax(dim=2, dtype=dtype).flatten(1, 2)
+
+
+def _zip(codes: Tensor, image_sizes: Sequence[Sequence[int]]) -> list[tuple[Tensor, tuple[int, int]]]:
+    if len(codes) != len(image_sizes):
+        raise ValueError(f"ssd_detections: expected {len(codes)} image sizes, got {len(image_sizes)}")
+    return [(c, (int(h), int(w))) for c, (h, w) in zip(codes.unbind(), image_sizes, strict=True)]
