@@ -25,7 +25,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
       "soft_nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, float sigma, float score_threshold, str method) -> (Tensor, Tensor)");
 
   // proposals
-  m.def("top_candidates(Tensor[] scores, int classes, int k, float threshold, bool ranked) -> (Tensor, Tensor)");
+  m.def(
+      "top_candidates(Tensor[] scores, int classes, int k, float threshold, float cap, bool ranked) -> (Tensor, Tensor)");
   m.def(
       "decode_candidates(Tensor[] deltas, Tensor[] cell_anchors, int[] strides, Tensor indices, int classes, int[] image_sizes, float[] weights, float scale_clamp) -> Tensor");
 

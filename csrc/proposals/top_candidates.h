@@ -3,7 +3,7 @@
 // A row is what the best are chosen from: a level of an image or, if `classes` is given, a class of an image over all
 // levels, channels then being [anchors, classes] and class 0 the background, which has no row. A candidate's index
 // counts (y, x, channel) within a level, or (level, y, x, anchor): the order in which detectors flatten their maps.
-// Candidates rank by descending score, equal scores by index; NaN is never one.
+// Candidates rank by descending score, equal scores by index; NaN is never one. Scores above `cap` count as `cap`.
 #pragma once
 
 #include <algorithm>

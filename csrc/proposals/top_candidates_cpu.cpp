@@ -44,12 +44,12 @@ struct Entry<double> {
 template <class C>
 class Best {
  public:
-  Best(int64_t k, std::atomic<C>& cutoff) : k_(size_t(k)), shared_(cutoff), cutoff_(cutoff.load()) {}
+  Best(int64_t k, C cap, std::atomic<C>& cutoff) : k_(size_t(k)), cap_(cap), shared_(cutoff), cutoff_(cutoff.load()) {}
 
   C cutoff() const { return cutoff_; }
 
   void push(C score, int64_t index) {
-    entries_.emplace_back(score, index);
+    entries_.emplace_back(score > cap_ ? cap_ : score, index);
     if (entries_.size() >= 2 * k_ + kLeast) thin_out();
   }
 
@@ -69,6 +69,7 @@ class Best {
 
  private:
   size_t k_;
+  C cap_;
   std::atomic<C>& shared_;
   C cutoff_;
   std::vector<Entry<C>> entries_;
@@ -120,7 +121,8 @@ void scan_item(const Maps<S>& maps, const Item& item, Best<C>& best) {
 }
 
 template <class S>
-void choose(const Maps<S>& maps, int64_t k, double threshold, bool ranked, int64_t* indices, Accumulator<S>* values) {
+void choose(const Maps<S>& maps, int64_t k, double threshold, double cap, bool ranked, int64_t* indices,
+            Accumulator<S>* values) {
   using C = Accumulator<S>;
   const int64_t rows = maps.images * maps.rows_an_image();
   std::vector<Item> items;
@@ -133,7 +135,7 @@ void choose(const Maps<S>& maps, int64_t k, double threshold, bool ranked, int64
   std::vector<std::vector<Entry<C>>> found(items.size());
   parallel_workers(int64_t(items.size()), [&](const auto& next) {
     for (int64_t i = next(); i < int64_t(items.size()); i = next()) {
-      Best<C> best(k, cutoffs[items[i].row]);
+      Best<C> best(k, C(cap), cutoffs[items[i].row]);
       scan_item(maps, items[i], best);
       best.thin_out();
       found[i] = std::move(best.entries());
@@ -167,7 +169,7 @@ void choose(const Maps<S>& maps, int64_t k, double threshold, bool ranked, int64
 }
 
 std::tuple<Tensor, Tensor> top_candidates(std::vector<Tensor> scores, int64_t classes, int64_t k, double threshold,
-                                          bool ranked) {
+                                          double cap, bool ranked) {
   validate(scores, classes, k);
   for (Tensor& map : scores) map = readable(map, classes);
   return dispatch_floating(kOp, scores[0].scalar_type(), [&](auto s) -> std::tuple<Tensor, Tensor> {
@@ -178,7 +180,7 @@ std::tuple<Tensor, Tensor> top_candidates(std::vector<Tensor> scores, int64_t cl
     Tensor values =
         torch::stable::new_empty(scores[0], {maps.images, rows, chosen}, geometry_type(scores[0].scalar_type()));
     if (indices.numel() > 0) {
-      choose(maps, chosen, threshold, ranked, indices.mutable_data_ptr<int64_t>(),
+      choose(maps, chosen, threshold, cap, ranked, indices.mutable_data_ptr<int64_t>(),
              values.mutable_data_ptr<Accumulator<S>>());
     }
     return {indices, values};

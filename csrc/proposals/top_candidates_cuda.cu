@@ -46,9 +46,9 @@ FV_DEVICE int width_of(int pass) {
   return minimum(kDigitBits, bits - before);
 }
 
-// Calls f(score, level, m) for this thread's share of a row's candidates.
+// Calls f(score, at most cap, level, m) for this thread's share of a row's candidates.
 template <class S, class F>
-FV_DEVICE void for_each_score(const Maps<S>& maps, int64_t row, const F& f) {
+FV_DEVICE void for_each_score(const Maps<S>& maps, int64_t row, Accumulator<S> cap, const F& f) {
   int64_t first = 0;
   for (int l = maps.first_level(row); l < maps.last_level(row); ++l) {
     const Level<S>& level = maps.level[l];
@@ -56,7 +56,10 @@ FV_DEVICE void for_each_score(const Maps<S>& maps, int64_t row, const F& f) {
     // blocks take the row's candidates in turn, across levels
     int64_t m = int64_t(blockIdx.x) * kThreads + threadIdx.x - first % (int64_t(gridDim.x) * kThreads);
     if (m < 0) m += int64_t(gridDim.x) * kThreads;
-    for (; m < size; m += int64_t(gridDim.x) * kThreads) f(Accumulator<S>(*maps.address(level, row, m)), level, m);
+    for (; m < size; m += int64_t(gridDim.x) * kThreads) {
+      const Accumulator<S> score(*maps.address(level, row, m));
+      f(score > cap ? cap : score, level, m);
+    }
     first += size;
   }
 }
@@ -65,13 +68,13 @@ template <class C>
 __global__ void begin(State<C>* states, int64_t rows, int64_t k, unsigned* histograms, int* counts) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i < rows * kDigits) histograms[i] = 0;
-  if (i < rows) states[i] = {~Key<C>(0), ~uint32_t(0), k, false}, counts[i] = 0;
+  if (i < rows) states[i] = {~Key<C>(0), 0x7fffffffu, k, false}, counts[i] = 0;
 }
 
 template <class S>
 __global__ void __launch_bounds__(kThreads)
-    count_digits(Maps<S> maps, int64_t first_row, Accumulator<S> threshold, const State<Accumulator<S>>* states,
-                 int pass, unsigned* histograms) {
+    count_digits(Maps<S> maps, int64_t first_row, Accumulator<S> threshold, Accumulator<S> cap,
+                 const State<Accumulator<S>>* states, int pass, unsigned* histograms) {
   using C = Accumulator<S>;
   FV_SHARED(unsigned, counts, [kDigits]);
   const int64_t row = first_row + blockIdx.z;
@@ -80,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int d = threadIdx.x; d < kDigits; d += kThreads) counts[d] = 0;
   __syncthreads();
   const int shift = shift_of<C>(pass), width = width_of<C>(pass);
-  for_each_score(maps, row, [&](C score, const Level<S>& level, int64_t m) {
+  for_each_score(maps, row, cap, [&](C score, const Level<S>& level, int64_t m) {
     if (!(score >= threshold)) return;
     const Key<C> key = descending_key(score);
     int digit;
@@ -90,8 +93,7 @@ __global__ void __launch_bounds__(kThreads)
     } else {
       if (key != state.limit_key) return;
       const uint32_t index = uint32_t(maps.index(level, m));
-      if (pass > kKeyPasses<C> && index >> (shift + width) != (state.limit_index & 0x7fffffffu) >> (shift + width))
-        return;
+      if (pass > kKeyPasses<C> && index >> (shift + width) != state.limit_index >> (shift + width)) return;
       digit = int(index >> shift & (kDigits - 1));
     }
     atomicAdd(&counts[digit & ((1 << width) - 1)], 1u);
@@ -131,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) find_digit(State<C>* states, int pas
     const int shift = shift_of<C>(pass), width = width_of<C>(pass);
     const auto put = [&](auto limit) {
       using L = decltype(limit);
-      return limit & ~(L((1 << width) - 1) << shift) | L(digit) << shift;
+      return (limit & ~(L((1 << width) - 1) << shift)) | L(digit) << shift;
     };
     if (pass < kKeyPasses<C>) {
       state.limit_key = put(state.limit_key);
@@ -148,12 +150,12 @@ __global__ void __launch_bounds__(kThreads) find_digit(State<C>* states, int pas
 // Candidates up to the limit, in any order.
 template <class S>
 __global__ void __launch_bounds__(kThreads)
-    collect(Maps<S> maps, int64_t first_row, Accumulator<S> threshold, const State<Accumulator<S>>* states, int64_t k,
-            int* counts, int64_t* indices, Accumulator<S>* values) {
+    collect(Maps<S> maps, int64_t first_row, Accumulator<S> threshold, Accumulator<S> cap,
+            const State<Accumulator<S>>* states, int64_t k, int* counts, int64_t* indices, Accumulator<S>* values) {
   using C = Accumulator<S>;
   const int64_t row = first_row + blockIdx.z;
   const State<C> state = states[row];
-  for_each_score(maps, row, [&](C score, const Level<S>& level, int64_t m) {
+  for_each_score(maps, row, cap, [&](C score, const Level<S>& level, int64_t m) {
     if (!(score >= threshold)) return;
     const Key<C> key = descending_key(score);
     if (key > state.limit_key) return;
@@ -191,8 +193,8 @@ __global__ void reorder(int64_t count, int64_t k, const int64_t* order, const in
 }
 
 template <class S>
-std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Accumulator<S> threshold, bool ranked,
-                                  const Tensor& like) {
+std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Accumulator<S> threshold, Accumulator<S> cap,
+                                  bool ranked, const Tensor& like) {
   using C = Accumulator<S>;
   const int64_t rows = maps.images * maps.rows_an_image(), count = rows * k;
   const ScalarType type = sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float;
@@ -221,12 +223,12 @@ std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Accumulator<S>
   };
   for (int pass = 0; pass < kKeyPasses<C> + kIndexPasses; ++pass) {
     for_rows([&](int64_t first, dim3 grid) {
-      launch(kOp, &count_digits<S>, {grid, kThreads}, like, maps, first, threshold, state, pass, histogram);
+      launch(kOp, &count_digits<S>, {grid, kThreads}, like, maps, first, threshold, cap, state, pass, histogram);
     });
     launch(kOp, &find_digit<C>, {blocks_for(rows, 1), kThreads}, like, state, pass, histogram);
   }
   for_rows([&](int64_t first, dim3 grid) {
-    launch(kOp, &collect<S>, {grid, kThreads}, like, maps, first, threshold, state, k, places,
+    launch(kOp, &collect<S>, {grid, kThreads}, like, maps, first, threshold, cap, state, k, places,
            found.mutable_data_ptr<int64_t>(), scores.mutable_data_ptr<C>());
   });
 
@@ -247,13 +249,13 @@ std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Accumulator<S>
 }
 
 std::tuple<Tensor, Tensor> top_candidates(std::vector<Tensor> scores, int64_t classes, int64_t k, double threshold,
-                                          bool ranked) {
+                                          double cap, bool ranked) {
   validate(scores, classes, k);
   for (Tensor& map : scores) map = readable(map, classes);
   return dispatch_floating(kOp, scores[0].scalar_type(), [&](auto s) {
     using S = typename decltype(s)::type;
     const Maps<S> maps = maps_of<S>(scores, classes);
-    return choose(maps, chosen_of(maps, k), Accumulator<S>(threshold), ranked, scores[0]);
+    return choose(maps, chosen_of(maps, k), Accumulator<S>(threshold), Accumulator<S>(cap), ranked, scores[0]);
   });
 }
 

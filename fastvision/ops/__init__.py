@@ -22,6 +22,15 @@ from fastvision.ops.boxes import (
     remove_small_boxes,
 )
 from fastvision.ops.nms import batched_nms, nms, nms_padded, nms_rotated, soft_nms
+from fastvision.ops.proposals import (
+    AnchorGenerator,
+    DefaultBoxGenerator,
+    balanced_sample,
+    retinanet_detections,
+    rpn_proposals,
+    ssd_detections,
+    yolo_detections,
+)
 from fastvision.ops.roi import (
     MultiScaleRoIAlign,
     PSRoIAlign,
@@ -41,6 +50,8 @@ from fastvision.ops.roi import (
 )
 
 __all__ = [
+    "AnchorGenerator",
+    "DefaultBoxGenerator",
     "MultiScaleRoIAlign",
     "PSRoIAlign",
     "PSRoIPool",
@@ -48,6 +59,7 @@ __all__ = [
     "RoIAlignRotated",
     "RoIPool",
     "SpatialPyramidPool",
+    "balanced_sample",
     "batched_nms",
     "box_area",
     "box_convert",
@@ -71,9 +83,13 @@ __all__ = [
     "ps_roi_align",
     "ps_roi_pool",
     "remove_small_boxes",
+    "retinanet_detections",
     "roi_align",
     "roi_align_rotated",
     "roi_pool",
+    "rpn_proposals",
     "soft_nms",
     "spatial_pyramid_pool",
+    "ssd_detections",
+    "yolo_detections",
 ]

@@ -3,6 +3,6 @@
 The oracle of the tests, a baseline of the benchmarks, and what runs where the compiled library cannot be loaded.
 """
 
-from fastvision.reference import boxes, nms, roi
+from fastvision.reference import boxes, nms, proposals, roi
 
-__all__ = ["boxes", "nms", "roi"]
+__all__ = ["boxes", "nms", "proposals", "roi"]

@@ -22,14 +22,38 @@ MARGIN = 32
 
 
 def top_candidates(
-    scores: Sequence[Tensor], k: int, *, classes: int = 0, threshold: float = -math.inf, ranked: bool = False
+    scores: Sequence[Tensor],
+    k: int,
+    *,
+    classes: int = 0,
+    threshold: float = -math.inf,
+    cap: float = math.inf,
+    ranked: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Indices (-1: none) and scores of the best ``k`` of each level ``[N, channels, H, W]``, or of each class.
 
     -> ``[N, L, k]`` or, for ``classes`` with background 0, ``[N, classes - 1, k]``; in the order of rank or of indices.
+    Scores below ``threshold`` are no candidates, those above ``cap`` count as equal.
     """
-    indices, values = torch.ops.fastvision.top_candidates(list(scores), classes, k, threshold, ranked)
+    indices, values = torch.ops.fastvision.top_candidates(list(scores), classes, k, threshold, cap, ranked)
     return indices, values
+
+
+def top_probabilities(logits: Sequence[Tensor], k: int, score_threshold: float) -> tuple[Tensor, Tensor]:
+    """Indices and probabilities above the threshold, the best ``k`` of each level ``[N, channels, H, W]``.
+
+    -> ``[N, L, k]``, equal probabilities by index, :data:`DEAD` where there is none. Chosen by logits, so that the
+    sigmoid is computed of the survivors alone.
+    """
+    # from here on the sigmoid is 1 in float32, in float64
+    cap = 37.0 if logits[0].dtype == torch.float64 else 17.0
+    indices, values = top_candidates(logits, k + MARGIN, threshold=_logit(score_threshold), cap=cap)
+    scores = torch.sigmoid(values)
+    scores = alive(scores, indices, scores > score_threshold)
+    if scores.shape[-1] > k:
+        scores, order = scores.sort(dim=-1, descending=True, stable=True)
+        scores, indices = scores[..., :k], indices.gather(-1, order[..., :k])
+    return indices, scores
 
 
 def decode_candidates(
@@ -62,14 +86,6 @@ def alive(scores: Tensor, indices: Tensor, keep: Tensor) -> Tensor:
     return torch.where((indices >= 0) & keep, scores, DEAD)
 
 
-def first_by_score(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best ``k`` of the last dimension, equal scores in their order."""
-    if scores.shape[-1] <= k:
-        return scores, indices
-    scores, order = scores.sort(dim=-1, descending=True, stable=True)
-    return scores[..., :k], indices.gather(-1, order[..., :k])
-
-
 def suppress(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_output: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,7 +114,7 @@ def detections(
     ]
 
 
-def logit(probability: float) -> float:
+def _logit(probability: float) -> float:
     """A little below the logit whose sigmoid it is: what is not above it has no greater score."""
     if probability <= 0:
         return -math.inf
@@ -109,7 +125,9 @@ def logit(probability: float) -> float:
 
 
 @register_fake("top_candidates")
-def _(scores: list[Tensor], classes: int, k: int, threshold: float, ranked: bool) -> tuple[Tensor, Tensor]:
+def _(
+    scores: list[Tensor], classes: int, k: int, threshold: float, cap: float, ranked: bool
+) -> tuple[Tensor, Tensor]:
     if classes:
         rows, largest = classes - 1, sum(s.shape[1] // classes * s.shape[2] * s.shape[3] for s in scores)
     else:

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
-from fastvision.ops.proposals.candidates import (
-    MARGIN,
-    alive,
-    decode_candidates,
-    detections,
-    first_by_score,
-    logit,
-    suppress,
-    top_candidates,
-)
+from fastvision.ops.proposals.candidates import decode_candidates, detections, suppress, top_probabilities
 
 
 @with_reference(reference.proposals.retinanet_detections)
@@ -67,10 +57,7 @@ def retinanet_detections(
         Lin et al. 2017, section 4; ``torchvision.models.detection.retinanet``.
     """
     classes = logits[0].shape[1] // max(1, cell_anchors[0].shape[0])
-    indices, values = top_candidates(logits, top_k + MARGIN, threshold=logit(score_threshold))
-    scores = torch.sigmoid(values)
-    scores = alive(scores, indices, scores > score_threshold)
-    scores, indices = first_by_score(scores, indices, top_k)
+    indices, scores = top_probabilities(logits, top_k, score_threshold)
     boxes = decode_candidates(deltas, cell_anchors, strides, indices, image_sizes, classes=max(1, classes))
     labels = (indices % max(1, classes)).flatten(1)
     kept = suppress(boxes.flatten(1, 2), scores.flatten(1), labels, nms_threshold, detections_per_image)

@@ -59,10 +59,10 @@ def ssd_detections(
     Reference:
         Liu et al. 2016, section 3; ``torchvision.models.detection.ssd``.
     """
-    scores = [_probabilities(level, num_classes) for level in logits]
-    indices, values = top_candidates(scores, top_k, classes=num_classes, threshold=score_threshold, ranked=True)
+    scores = _flattened(logits, num_classes).softmax(dim=-1).transpose(1, 2).contiguous()
+    indices, values = top_candidates([scores[:, :, None]], top_k, classes=num_classes, threshold=score_threshold, ranked=True)
     values = alive(values, indices, values > score_threshold)
-    codes = torch.cat([d.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3) for d in deltas], dim=1).float()
+    codes = _flattened(deltas, 4)
     boxes = torch.stack(
         [decode_boxes(c, anchors, weights, scale_clamp=SCALE_CLAMP, clip_to=size) for c, size in _zip(codes, image_sizes)]
     )
@@ -72,10 +72,10 @@ def ssd_detections(
     return detections(kept, padded)
 
 
-def _probabilities(logits: Tensor, classes: int) -> Tensor:
-    """Softmax over the classes of each default box, in place of the logits: ``[N, A C, H, W]``."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return logits.unflatten(1, (-1, classes)).softmax(dim=2, dtype=dtype).flatten(1, 2)
+def _flattened(maps: Sequence[Tensor], numbers: int) -> Tensor:
+    """``[N, A numbers, H, W]`` of each level -> ``[N, M, numbers]``, half types as float32."""
+    levels = torch.cat([m.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3) for m in maps], dim=1)
+    return levels if levels.dtype == torch.float64 else levels.float()
 
 
 def _zip(codes: Tensor, image_sizes: Sequence[Sequence[int]]) -> list[tuple[Tensor, tuple[int, int]]]:
