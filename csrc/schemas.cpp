@@ -15,6 +15,13 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def(
       "match_boxes(Tensor gt_boxes, Tensor anchors, float high_threshold, float low_threshold, bool allow_low_quality_matches) -> Tensor");
 
+  // masks
+  m.def("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float? threshold, str rule) -> Tensor");
+  m.def(
+      "paste_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold, str rule) -> (Tensor, Tensor)");
+  m.def("masks_to_boxes(Tensor masks) -> Tensor");
+  m.def("heatmaps_to_keypoints(Tensor heatmaps, Tensor rois) -> (Tensor, Tensor)");
+
   // nms
   m.def(
       "nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, int? max_output, float? score_threshold, str metric) -> Tensor");

@@ -6,7 +6,7 @@
 #include <tuple>
 
 #include "boxes/box_iou.h"
-#include "boxes/boxes_of.h"
+#include "common/boxes_of.h"
 #include "common/dispatch.h"
 
 namespace fastvision::box_iou {

@@ -7,8 +7,8 @@
 #include <limits>
 #include <vector>
 
-#include "boxes/boxes_of.h"
 #include "boxes/match_boxes.h"
+#include "common/boxes_of.h"
 #include "common/dispatch.h"
 #include "common/parallel.h"
 #include "common/simd.h"

@@ -1,8 +1,8 @@
 // match_boxes on CUDA: one thread an anchor, ground truths through shared memory. For the low-quality rule a first
 // kernel also finds the largest overlap of every ground truth (an atomic maximum, so the order does not matter), and a
 // second compares with it.
-#include "boxes/boxes_of.h"
 #include "boxes/match_boxes.h"
+#include "common/boxes_of.h"
 #include "common/cuda_library.cuh"
 #include "common/dispatch.h"
 

@@ -192,15 +192,17 @@ __global__ void reorder(int64_t count, int64_t k, const int64_t* order, const in
   to_values[i] = values[from];
 }
 
+Tensor chosen_like(const Tensor& like, int64_t images, int64_t rows, int64_t k, ScalarType type) {
+  return torch::stable::new_empty(like, {images, rows, k}, type);
+}
+
 template <class S>
 std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Accumulator<S> threshold, Accumulator<S> cap,
                                   bool ranked, const Tensor& like) {
   using C = Accumulator<S>;
   const int64_t rows = maps.images * maps.rows_an_image(), count = rows * k;
   const ScalarType type = sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float;
-  const auto fresh = [&](ScalarType of) {
-    return torch::stable::new_empty(like, {maps.images, maps.rows_an_image(), k}, of);
-  };
+  const auto fresh = [&](ScalarType of) { return chosen_like(like, maps.images, maps.rows_an_image(), k, of); };
   Tensor indices = fresh(ScalarType::Long), values = fresh(type), found = fresh(ScalarType::Long), scores = fresh(type);
   if (count == 0) return {indices, values};
   Tensor states = torch::stable::new_empty(like, {rows * int64_t(sizeof(State<C>))}, ScalarType::Byte);

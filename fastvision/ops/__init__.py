@@ -21,6 +21,7 @@ from fastvision.ops.boxes import (
     match_boxes,
     remove_small_boxes,
 )
+from fastvision.ops.masks import heatmaps_to_keypoints, mask_iou, masks_to_boxes, paste_masks, paste_masks_rle
 from fastvision.ops.nms import batched_nms, nms, nms_padded, nms_rotated, soft_nms
 from fastvision.ops.proposals import (
     AnchorGenerator,
@@ -75,11 +76,16 @@ __all__ = [
     "encode_boxes",
     "generalized_box_iou",
     "generalized_box_iou_loss",
+    "heatmaps_to_keypoints",
+    "mask_iou",
+    "masks_to_boxes",
     "match_boxes",
     "multiscale_roi_align",
     "nms",
     "nms_padded",
     "nms_rotated",
+    "paste_masks",
+    "paste_masks_rle",
     "ps_roi_align",
     "ps_roi_pool",
     "remove_small_boxes",

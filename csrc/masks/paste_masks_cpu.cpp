@@ -1,0 +1,70 @@
+// paste_masks on the CPU: masks over threads; a mask's part of the output is cleared and then written where its box is.
+#include <torch/csrc/stable/library.h>
+
+#include <cstring>
+
+#include "common/boxes_of.h"
+#include "common/dispatch.h"
+#include "common/layout.h"
+#include "common/parallel.h"
+#include "masks/resample.h"
+
+namespace fastvision::paste_masks {
+namespace {
+
+constexpr const char* kOp = "paste_masks";
+
+template <class T, class Out, class Write>
+void paste(const T* masks, const Box<T>* boxes, int64_t count, int64_t rows, int64_t columns, int64_t height,
+           int64_t width, Rule rule, Out* out, const Write& write) {
+  parallel_workers(count, [&](const auto& next) {
+    for (int64_t n = next(); n < count; n = next()) {
+      Out* image = out + n * height * width;
+      std::memset(image, 0, size_t(height * width) * sizeof(Out));
+      const Box<T> box = boxes[n];
+      const Axis<T> y = axis_of(box.y1, box.y2, rows, height, rule), x = axis_of(box.x1, box.x2, columns, width, rule);
+      if (y.begin >= y.end || x.begin >= x.end) continue;
+      const Resampled<T> mask(masks + n * rows * columns, x, y, false);
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t r = y.begin; r < y.end; ++r) {
+          Out* row = image + r * width + x.begin;
+          mask.line(r, [row, write](int64_t p, T value) __attribute__((always_inline)) { row[p] = write(value); });
+        }
+      });
+    }
+  });
+}
+
+Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int64_t width,
+                   std::optional<double> threshold, std::string rule_name) {
+  const Rule rule = validate(kOp, masks, boxes, height, width, rule_name);
+  const ScalarType type = geometry_type(masks.scalar_type());
+  const Tensor m = contiguous_as(masks, type), b = contiguous_as(boxes, type);
+  const int64_t n = m.size(0), rows = m.size(1), columns = m.size(2);
+  Tensor out = torch::stable::new_empty(m, {n, height, width}, threshold ? ScalarType::Bool : type);
+  if (out.numel() > 0) {
+    advise_huge_pages(out);
+    dispatch_geometry(type, [&](auto t) {
+      using T = typename decltype(t)::type;
+      const auto run = [&](auto* target, const auto& write) {
+        paste(m.const_data_ptr<T>(), boxes_of<T>(b), n, rows, columns, height, width, rule, target, write);
+      };
+      const T least = T(threshold.value_or(0));
+      if (!threshold) {
+        run(out.mutable_data_ptr<T>(), [](T value) { return value; });
+      } else if (rule == Rule::kDetectron2) {
+        run(out.mutable_data_ptr<bool>(), [least](T value) { return value >= least; });
+      } else {
+        run(out.mutable_data_ptr<bool>(), [least](T value) { return value > least; });
+      }
+    });
+  }
+  return threshold ? out : torch::stable::to(out, masks.scalar_type());
+}
+
+}  // namespace
+}  // namespace fastvision::paste_masks
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("paste_masks", TORCH_BOX(&fastvision::paste_masks::paste_masks));
+}

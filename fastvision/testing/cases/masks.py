@@ -1,0 +1,78 @@
+"""Masks and keypoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastvision import ops
+from fastvision.testing import data
+from fastvision.testing.case import OpCase, Sample, Work, nbytes
+
+_SIZE = (60, 90)
+
+
+def probabilities(count: int, side: int, seed: int = 0) -> Tensor:
+    """[count, side, side] smooth blobs in (0, 1)."""
+    noise = torch.randn(count, 1, side // 4 + 2, side // 4 + 2, generator=data.generator(seed))
+    return torch.nn.functional.interpolate(noise, size=(side, side), mode="bicubic")[:, 0].sigmoid()
+
+
+def _paste_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    boxes = (data.random_boxes(12, 80.0, 60.0) - 10).to(device)
+    # a number apart from the threshold by more than rounding, on half of all pixels' paths
+    masks = probabilities(12, 28).to(dtype).to(device)
+    for rule in ("torchvision", "detectron2"):
+        yield Sample(f"numbers, {rule}", (masks, boxes, _SIZE), {"threshold": None, "rule": rule})
+        yield Sample(rule, (masks, boxes, _SIZE), {"rule": rule, "threshold": 0.4987})
+        yield Sample(f"none, {rule}", (masks[:0], boxes[:0], _SIZE), {"rule": rule})
+    wide = probabilities(12, 24)[:, None, :, :].to(dtype).to(device)
+    yield Sample("with a channel", (wide, boxes, _SIZE), {"threshold": 0.4987})
+    yield Sample("oblong", (masks[:, :20], boxes, (40, 33)), {"threshold": None})
+
+
+def _paste_work(sample: Sample) -> Work:
+    masks, _, (height, width) = sample.args
+    return Work(nbytes(masks) + len(masks) * height * width, 0)
+
+
+def _boxes_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    g = data.generator(2)
+    for shape in ((0, 5, 6), (3, 0, 4), (9, 50, 70), (2, 1, 1)):
+        yield Sample(str(shape), ((torch.rand(shape, generator=g) > 0.98).to(dtype).to(device),))
+    yield Sample("bool", ((torch.rand(9, 33, 31, generator=g) > 0.99).to(device),))
+    yield Sample("transposed", ((torch.rand(4, 33, 31, generator=g) > 0.99).to(device).transpose(1, 2),))
+
+
+def _boxes_work(sample: Sample) -> Work:
+    return Work(nbytes(sample.args[0]), 0)
+
+
+def _keypoint_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    rois = data.random_boxes(6, 300.0, 90.0).to(device)
+    maps = torch.randn(6, 3, 14, 14, generator=data.generator(4)).to(dtype).to(device)
+    yield Sample("six", (maps, rois))
+    yield Sample("oblong", (maps[:, :, :9], rois))
+    yield Sample("tiny rois", (maps, torch.cat([rois[:, :2], rois[:, :2] + 0.3], 1)))
+    yield Sample("inverted rois", (maps, rois[:, [2, 3, 0, 1]]))
+    yield Sample("none", (maps[:0], rois[:0]))
+    yield Sample("no keypoints", (maps[:, :0], rois))
+
+
+def _keypoint_work(sample: Sample) -> Work:
+    return Work(nbytes(*sample.args), 0)
+
+
+CASES = (
+    OpCase("paste_masks", ops.paste_masks, ("paste_masks",), _paste_samples, _paste_work),
+    OpCase("masks_to_boxes", ops.masks_to_boxes, ("masks_to_boxes",), _boxes_samples, _boxes_work, exact=True),
+    OpCase(
+        "heatmaps_to_keypoints",
+        ops.heatmaps_to_keypoints,
+        ("heatmaps_to_keypoints",),
+        _keypoint_samples,
+        _keypoint_work,
+    ),
+)
