@@ -47,7 +47,8 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
                                       std::string metric) {
   const Params params = validate_padded(boxes, scores, idxs, iou_threshold, max_output, score_threshold, metric);
   const Kept kept = suppress_upright(kPaddedOp, boxes, scores, idxs, boxes.size(0), max_output, params);
-  return {kept.indices, kept.counts};
+  // counts is a part of a larger buffer, which the caller should not keep alive
+  return {kept.indices, torch::stable::clone(kept.counts)};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ def run_lengths(mask: Tensor) -> list[int]:
     flat = mask.T.flatten().to(torch.int8)
     edges = (flat.diff() != 0).nonzero()[:, 0] + 1
     bounds = [0, *edges.tolist(), len(flat)]
-    runs = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    runs = [b - a for a, b in itertools.pairwise(bounds)]
     return [0, *runs] if len(flat) and flat[0] else runs
 
 
@@ -113,7 +114,9 @@ def mask_iou(masks1: Tensor, masks2: Tensor) -> Tensor:
         )
     first, second = (m.flatten(1) != 0 for m in (masks1, masks2))
     shared = torch.zeros(len(first), len(second), dtype=torch.float64, device=first.device)
-    for a, b in zip(first.split(2**20, 1), second.split(2**20, 1), strict=True):  # counts exact in float32
+    for a, b in zip(
+        torch.split(first, 2**20, 1), torch.split(second, 2**20, 1), strict=True
+    ):  # counts exact in float32
         shared += a.float() @ b.float().T
     union = first.sum(1)[:, None] + second.sum(1)[None] - shared
     return torch.where(union > 0, shared / union, 0.0).float()

@@ -55,6 +55,7 @@ class OpCase:
         linear: linear in those arguments, so that gradgradcheck applies.
         work: cost of a call.
         exact: outputs are indices and must be equal.
+        traceable: false if the result is not made of tensors, so that torch.compile and torch.export do not apply.
     """
 
     name: str
@@ -66,6 +67,7 @@ class OpCase:
     differentiable: tuple[int, ...] = ()
     linear: bool = False
     exact: bool = False
+    traceable: bool = True
     variant: str = ""
     tolerances: Mapping[torch.dtype, tuple[float, float]] = field(default_factory=lambda: TOLERANCES)
 

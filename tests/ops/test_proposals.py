@@ -148,9 +148,7 @@ def test_ssd_is_torchvisions(top_k: int, threshold: float, device: torch.device)
     )
     outputs = {"cls_logits": torch.cat(flat(logits, 9), 1), "bbox_regression": torch.cat(flat(deltas, 4), 1)}
     theirs = ssd.SSD.postprocess_detections(oracle, outputs, anchors, SIZES)
-    ours = ops.ssd_detections(
-        logits, deltas, anchors[0], SIZES, num_classes=9, score_threshold=threshold, top_k=top_k
-    )
+    ours = ops.ssd_detections(logits, deltas, anchors[0], SIZES, num_classes=9, score_threshold=threshold, top_k=top_k)
     assert_detections(ours, theirs)
 
 

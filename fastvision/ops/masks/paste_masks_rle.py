@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastvision import reference
-from fastvision._library import with_reference
+from fastvision._library import register_fake, with_reference
 
 
 @with_reference(reference.masks.paste_masks_rle)
@@ -47,3 +47,10 @@ def paste_masks_rle(
         found.append({"size": [height, width], "counts": data[last:end]})
         last = end
     return found
+
+
+@register_fake("paste_masks_rle")
+def _(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, rule: str) -> tuple[Tensor, Tensor]:
+    text = torch.library.get_ctx().new_dynamic_size()
+    like = torch.empty(0, device="cpu")  # what runs on the host stays there
+    return like.new_empty([text], dtype=torch.uint8), like.new_empty([masks.shape[0]], dtype=torch.int64)

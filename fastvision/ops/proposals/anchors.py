@@ -165,7 +165,7 @@ class DefaultBoxGenerator(nn.Module):
         """[M, 4] as (cx, cy, w, h), fractions of the image."""
         levels = []
         for k, (rows, columns) in enumerate(grid_sizes):
-            down, right = rows, columns
+            down, right = float(rows), float(columns)
             if self.steps is not None:
                 down, right = image_size[0] / self.steps[k], image_size[1] / self.steps[k]
             x = ((torch.arange(columns) + 0.5) / right).to(dtype)

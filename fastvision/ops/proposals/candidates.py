@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastvision._library import register_fake
-from fastvision.ops.nms import nms_padded
+from fastvision.ops.nms.nms_padded import nms_padded
 
 DEAD = -1.0
 SCALE_CLAMP = math.log(1000.0 / 16)  # a box grows at most 62.5-fold, as in Detectron and torchvision
@@ -125,9 +125,7 @@ def _logit(probability: float) -> float:
 
 
 @register_fake("top_candidates")
-def _(
-    scores: list[Tensor], classes: int, k: int, threshold: float, cap: float, ranked: bool
-) -> tuple[Tensor, Tensor]:
+def _(scores: list[Tensor], classes: int, k: int, threshold: float, cap: float, ranked: bool) -> tuple[Tensor, Tensor]:
     if classes:
         rows, largest = classes - 1, sum(s.shape[1] // classes * s.shape[2] * s.shape[3] for s in scores)
     else:

@@ -60,11 +60,16 @@ def ssd_detections(
         Liu et al. 2016, section 3; ``torchvision.models.detection.ssd``.
     """
     scores = _flattened(logits, num_classes).softmax(dim=-1).transpose(1, 2).contiguous()
-    indices, values = top_candidates([scores[:, :, None]], top_k, classes=num_classes, threshold=score_threshold, ranked=True)
+    indices, values = top_candidates(
+        [scores[:, :, None]], top_k, classes=num_classes, threshold=score_threshold, ranked=True
+    )
     values = alive(values, indices, values > score_threshold)
     codes = _flattened(deltas, 4)
     boxes = torch.stack(
-        [decode_boxes(c, anchors, weights, scale_clamp=SCALE_CLAMP, clip_to=size) for c, size in _zip(codes, image_sizes)]
+        [
+            decode_boxes(c, anchors, weights, scale_clamp=SCALE_CLAMP, clip_to=size)
+            for c, size in _zip(codes, image_sizes)
+        ]
     )
     labels = torch.arange(1, num_classes, device=values.device)[:, None].expand_as(values).flatten(1)
     chosen = indices.clamp(min=0).flatten(1)[..., None].expand(-1, -1, 4)
@@ -74,7 +79,7 @@ def ssd_detections(
 
 def _flattened(maps: Sequence[Tensor], numbers: int) -> Tensor:
     """``[N, A numbers, H, W]`` of each level -> ``[N, M, numbers]``, half types as float32."""
-    levels = torch.cat([m.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3) for m in maps], dim=1)
+    levels = torch.cat([torch.unflatten(m, 1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3) for m in maps], dim=1)
     return levels if levels.dtype == torch.float64 else levels.float()
 
 

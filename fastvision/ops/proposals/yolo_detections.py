@@ -67,9 +67,7 @@ def yolo_detections(
         boxes, scores, labels = grid_boxes(outputs, image_sizes, num_classes, multi_label)
         scores = torch.where(scores > score_threshold, scores, -1.0)
     else:
-        boxes, scores, labels = _dense(
-            outputs, image_sizes, num_classes, strides, score_threshold, top_k, multi_label
-        )
+        boxes, scores, labels = _dense(outputs, image_sizes, num_classes, strides, score_threshold, top_k, multi_label)
     return detections(suppress(boxes, scores, labels, nms_threshold, detections_per_image), padded)
 
 
@@ -90,12 +88,12 @@ def _dense(
         logits, best = [p.values for p in pairs], [p.indices.flatten(1) for p in pairs]
     indices, scores = top_probabilities(logits, top_k, score_threshold)
     boxes, labels = [], []
-    for l, (output, stride) in enumerate(zip(outputs, strides, strict=True)):
-        chosen = indices[:, l].clamp(min=0)
+    for level, (output, stride) in enumerate(zip(outputs, strides, strict=True)):
+        chosen = indices[:, level].clamp(min=0)
         cell = chosen // classes if best is None else chosen
-        labels.append(chosen % classes if best is None else best[l].gather(1, cell))
+        labels.append(chosen % classes if best is None else best[level].gather(1, cell))
         channels = output.shape[1] - classes
         flat = output[:, :channels].flatten(2)
-        bins = flat.gather(2, cell[:, None].expand(-1, channels, -1)).unflatten(1, (4, -1))
+        bins = torch.unflatten(flat.gather(2, cell[:, None].expand(-1, channels, -1)), 1, (4, -1))
         boxes.append(distances(bins, cell, output.shape[3], stride))
     return clipped(torch.cat(boxes, 1), image_sizes), scores.flatten(1), torch.cat(labels, 1)

@@ -15,7 +15,7 @@ Detections = list[dict[str, Tensor]] | tuple[Tensor, Tensor, Tensor, Tensor]
 
 def flatten(maps: Sequence[Tensor], numbers: int) -> list[Tensor]:
     """[N, A numbers, H, W] of each level -> [N, H W A, numbers]"""
-    levels = [m.to(working_dtype(m)).unflatten(1, (-1, numbers)) for m in maps]
+    levels = [torch.unflatten(m.to(working_dtype(m)), 1, (-1, numbers)) for m in maps]
     return [m.permute(0, 3, 4, 1, 2).flatten(1, 3) for m in levels]
 
 
@@ -69,12 +69,12 @@ def rpn_proposals(
     images = []
     for i, size in enumerate(image_sizes):
         boxes, scores, levels = [], [], []
-        for l, level in enumerate(objectness):
-            best = top(logits[l][i, :, 0], pre_nms_top_n)
-            anchors = anchors_of(cell_anchors[l], strides[l], *level.shape[2:])
-            boxes.append(decode_boxes(codes[l][i, best], anchors[best].to(codes[l]), clip_to=(size[0], size[1])))
-            scores.append(torch.sigmoid(logits[l][i, best, 0]))
-            levels.append(torch.full_like(best, l))
+        for k, level in enumerate(objectness):
+            best = top(logits[k][i, :, 0], pre_nms_top_n)
+            anchors = anchors_of(cell_anchors[k], strides[k], *level.shape[2:])
+            boxes.append(decode_boxes(codes[k][i, best], anchors[best].to(codes[k]), clip_to=(size[0], size[1])))
+            scores.append(torch.sigmoid(logits[k][i, best, 0]))
+            levels.append(torch.full_like(best, k))
         box, score, level_of = torch.cat(boxes), torch.cat(scores), torch.cat(levels)
         good = ((box[:, 2:] - box[:, :2]) >= min_size).all(1) & (score >= score_threshold)
         box, score, level_of = box[good], score[good], level_of[good]
@@ -104,12 +104,12 @@ def retinanet_detections(
     images = []
     for i, size in enumerate(image_sizes):
         boxes, scores, labels = [], [], []
-        for l, level in enumerate(logits):
-            score = torch.sigmoid(flat[l][i].flatten())
+        for k, level in enumerate(logits):
+            score = torch.sigmoid(flat[k][i].flatten())
             above = (score > score_threshold).nonzero()[:, 0]
             best = above[top(score[above], top_k)]
-            anchors = anchors_of(cell_anchors[l], strides[l], *level.shape[2:])
-            code, anchor = codes[l][i, best // classes], anchors[best // classes]
+            anchors = anchors_of(cell_anchors[k], strides[k], *level.shape[2:])
+            code, anchor = codes[k][i, best // classes], anchors[best // classes]
             boxes.append(decode_boxes(code, anchor.to(code), clip_to=(size[0], size[1])))
             scores.append(score[best])
             labels.append(best % classes)

@@ -54,7 +54,7 @@ def grid_boxes(
     """[N, S, S, 5 B + C] -> boxes [N, M, 4], scores and labels [N, M], by row, column, box and class"""
     values = output.to(working_dtype(output))
     rows, columns = values.shape[1:3]
-    boxes = values[..., :-classes].unflatten(-1, (-1, 5))
+    boxes = torch.unflatten(values[..., :-classes], -1, (-1, 5))
     corner = torch.stack(
         torch.meshgrid(
             torch.arange(rows, device=values.device), torch.arange(columns, device=values.device), indexing="ij"
@@ -101,7 +101,7 @@ def yolo_detections(
     else:
         for output, stride in zip(outputs, strides, strict=True):
             cells = torch.arange(output.shape[2] * output.shape[3], device=output.device).expand(len(output), -1)
-            bins = output[:, :-num_classes].flatten(2).unflatten(1, (4, -1))
+            bins = torch.unflatten(output[:, :-num_classes].flatten(2), 1, (4, -1))
             boxes = clipped(distances(bins, cells, output.shape[3], stride), image_sizes)
             probabilities = torch.sigmoid(output[:, -num_classes:].to(boxes.dtype)).flatten(2).transpose(1, 2)
             scores, labels = labelled(probabilities, multi_label)

@@ -33,6 +33,13 @@ def _paste_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]
     yield Sample("oblong", (masks[:, :20], boxes, (40, 33)), {"threshold": None})
 
 
+def _rle_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    """All but those that ask for numbers."""
+    for sample in _paste_samples(device, dtype):
+        if sample.kwargs.get("threshold", 0.5) is not None:
+            yield sample
+
+
 def _paste_work(sample: Sample) -> Work:
     masks, _, (height, width) = sample.args
     return Work(nbytes(masks) + len(masks) * height * width, 0)
@@ -67,6 +74,7 @@ def _keypoint_work(sample: Sample) -> Work:
 
 CASES = (
     OpCase("paste_masks", ops.paste_masks, ("paste_masks",), _paste_samples, _paste_work),
+    OpCase("paste_masks_rle", ops.paste_masks_rle, ("paste_masks_rle",), _rle_samples, _paste_work, traceable=False),
     OpCase("masks_to_boxes", ops.masks_to_boxes, ("masks_to_boxes",), _boxes_samples, _boxes_work, exact=True),
     OpCase(
         "heatmaps_to_keypoints",
