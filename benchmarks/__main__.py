@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 import fastvision
-from benchmarks import boxes, nms, report, roi
+from benchmarks import boxes, masks, nms, proposals, report, roi
 from benchmarks.workload import Options, Result, Workload, missing, run
 from fastvision.testing.timing import Ceiling, ceiling, machine_facts
 
@@ -21,6 +21,8 @@ FAMILIES: dict[str, Callable[[Options], Iterator[Workload]]] = {
     "nms": nms.workloads,
     "roi": roi.workloads,
     "boxes": boxes.workloads,
+    "proposals": proposals.workloads,
+    "masks": masks.workloads,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fastvision.testing import OpCase, Work
 from fastvision.testing.cases import CASES
@@ -234,7 +235,7 @@ def case(name: str) -> OpCase:
 
 
 def close(rtol: float, atol: float) -> Callable[[str, Any, Any], Verdict]:
-    """Tensors or tuples of them, within ``atol + rtol * |ours|``."""
+    """Tensors, or tuples, lists and dicts of them, within ``atol + rtol * |ours|``."""
 
     def check(label: str, theirs: Any, ours: Any) -> Verdict:
         pairs = list(zip(_tensors(theirs), _tensors(ours), strict=True))
@@ -249,5 +250,4 @@ def close(rtol: float, atol: float) -> Callable[[str, Any, Any], Verdict]:
 
 def _tensors(output: Any) -> list[Tensor]:
     """Detached and dense, whatever the layout."""
-    parts = [output] if isinstance(output, Tensor) else list(output)
-    return [part.detach().contiguous() for part in parts]
+    return [part.detach().contiguous() for part in tree_leaves(output)]
