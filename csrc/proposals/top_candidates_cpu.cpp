@@ -40,58 +40,80 @@ struct Entry<double> {
   bool operator<(const Entry& other) const { return pair < other.pair; }
 };
 
-// The best k of what was pushed. `cutoff` is at most the score of the k-th best of the whole row, on all threads.
+// The best k of what was taken in since `start`. `cutoff` is at most the score of the k-th best of the whole row, on
+// all threads.
 template <class C>
 class Best {
  public:
-  Best(int64_t k, C cap, std::atomic<C>& cutoff) : k_(size_t(k)), cap_(cap), shared_(cutoff), cutoff_(cutoff.load()) {}
+  Best(int64_t k, C cap) : k_(size_t(k)), cap_(cap) {}
+
+  // for `count` candidates at most
+  void start(int64_t count, std::atomic<C>& cutoff) {
+    full_ = size_t(std::min(2 * int64_t(k_) + kLeast, count));
+    if (entries_.size() < full_ + kStrip) entries_.resize(full_ + kStrip);
+    size_ = 0;
+    shared_ = &cutoff;
+    cutoff_ = cutoff.load();
+  }
 
   C cutoff() const { return cutoff_; }
 
-  void push(C score, int64_t index) {
-    entries_.emplace_back(score > cap_ ? cap_ : score, index);
-    if (entries_.size() >= 2 * k_ + kLeast) thin_out();
+  // Of kStrip scores at most those that reach the cutoff; without a branch, because where some do, many may.
+  template <class S, class IndexOf>
+  [[gnu::always_inline]] void take(const S* data, int count, const IndexOf& index_of) {
+    const C cutoff = cutoff_, cap = cap_;
+    uint8_t hits[kStrip];
+    int hit = 0;
+    for (int l = 0; l < count; ++l) {
+      hits[hit] = uint8_t(l);
+      hit += C(data[l]) >= cutoff;
+    }
+    Entry<C>* end = entries_.data() + size_;
+    for (int h = 0; h < hit; ++h) {
+      const C score = C(data[hits[h]]);
+      end[h] = Entry<C>(score > cap ? cap : score, index_of(hits[h]));
+    }
+    size_ += size_t(hit);
+    if (size_ >= full_) thin_out();
   }
 
   [[gnu::noinline]] void thin_out() {
-    if (entries_.size() > k_) {
-      std::nth_element(entries_.begin(), entries_.begin() + k_, entries_.end());
-      entries_.resize(k_);
-      const C worst = std::max_element(entries_.begin(), entries_.end())->score();
-      C known = shared_.load();
-      while (worst > known && !shared_.compare_exchange_weak(known, worst)) {
+    if (size_ > k_) {
+      const auto begin = entries_.begin(), middle = begin + k_;
+      std::nth_element(begin, middle, begin + size_);
+      size_ = k_;
+      const C worst = std::max_element(begin, middle)->score();
+      C known = shared_->load();
+      while (worst > known && !shared_->compare_exchange_weak(known, worst)) {
       }
     }
-    cutoff_ = shared_.load();
+    cutoff_ = shared_->load();
   }
 
-  std::vector<Entry<C>>& entries() { return entries_; }
+  // Of these k at most are the best.
+  Entry<C>* begin() { return entries_.data(); }
+  Entry<C>* end() { return entries_.data() + size_; }
 
  private:
-  size_t k_;
-  C cap_;
-  std::atomic<C>& shared_;
-  C cutoff_;
+  size_t k_, full_ = 0, size_ = 0;
+  C cap_, cutoff_ = 0;
+  std::atomic<C>* shared_ = nullptr;
   std::vector<Entry<C>> entries_;
 };
 
 template <class S, class C, class IndexOf>
 [[gnu::always_inline]] inline void scan(const S* data, int64_t count, Best<C>& best, const IndexOf& index_of) {
-  C cutoff = best.cutoff();
-  const auto look = [&](int64_t m) __attribute__((always_inline)) {
-    const C score = C(data[m]);
-    if (!(score >= cutoff)) return;
-    best.push(score, index_of(m));
-    cutoff = best.cutoff();
-  };
-  int64_t m = 0;
-  for (; m + kStrip <= count; m += kStrip) {
+  for (int64_t m = 0; m < count; m += kStrip) {
+    const auto index = [&](int l) __attribute__((always_inline)) { return index_of(m + l); };
+    if (m + kStrip > count) {
+      best.take(data + m, int(count - m), index);
+      break;
+    }
+    const C cutoff = best.cutoff();
     int any = 0;
     for (int l = 0; l < kStrip; ++l) any |= C(data[m + l]) >= cutoff;
-    if (!any) continue;
-    for (int l = 0; l < kStrip; ++l) look(m + l);
+    if (any) best.take(data + m, kStrip, index);
   }
-  for (; m < count; ++m) look(m);
 }
 
 // Part [begin, end) of a row's candidates, in the order of memory.
@@ -120,50 +142,63 @@ void scan_item(const Maps<S>& maps, const Item& item, Best<C>& best) {
   }
 }
 
+// The k best of [begin, end) in order, and -1 after the last.
+template <class C>
+void write(Entry<C>* begin, Entry<C>* end, int64_t k, bool ranked, int64_t* indices, C* values) {
+  if (end - begin > k) {
+    std::nth_element(begin, begin + k, end);
+    end = begin + k;
+  }
+  if (ranked) {
+    std::sort(begin, end);
+  } else {
+    std::sort(begin, end, [](const auto& a, const auto& b) { return a.index() < b.index(); });
+  }
+  const int64_t count = end - begin;
+  for (int64_t j = 0; j < count; ++j) indices[j] = begin[j].index(), values[j] = begin[j].score();
+  std::fill(indices + count, indices + k, -1);
+  std::fill(values + count, values + k, -std::numeric_limits<C>::infinity());
+}
+
 template <class S>
 void choose(const Maps<S>& maps, int64_t k, double threshold, double cap, bool ranked, int64_t* indices,
             Accumulator<S>* values) {
   using C = Accumulator<S>;
   const int64_t rows = maps.images * maps.rows_an_image();
   std::vector<Item> items;
+  std::vector<int64_t> first;  // items of each row
   for (int64_t row = 0; row < rows; ++row) {
+    first.push_back(int64_t(items.size()));
     const int64_t size = maps.size_of(row);
-    for (int64_t begin = 0; begin < size; begin += kItem) items.push_back({row, begin, std::min(begin + kItem, size)});
+    for (int64_t begin = 0; begin == 0 || begin < size; begin += kItem) {
+      items.push_back({row, begin, std::min(begin + kItem, size)});
+    }
   }
+  first.push_back(int64_t(items.size()));
   std::vector<std::atomic<C>> cutoffs(rows);
   for (auto& cutoff : cutoffs) cutoff = C(threshold);
   std::vector<std::vector<Entry<C>>> found(items.size());
   parallel_workers(int64_t(items.size()), [&](const auto& next) {
+    Best<C> best(k, C(cap));
     for (int64_t i = next(); i < int64_t(items.size()); i = next()) {
-      Best<C> best(k, C(cap), cutoffs[items[i].row]);
-      scan_item(maps, items[i], best);
-      best.thin_out();
-      found[i] = std::move(best.entries());
+      const Item& item = items[i];
+      best.start(item.end - item.begin, cutoffs[item.row]);
+      scan_item(maps, item, best);
+      if (first[item.row + 1] - first[item.row] == 1) {
+        write(best.begin(), best.end(), k, ranked, indices + item.row * k, values + item.row * k);
+      } else {
+        best.thin_out();
+        found[i].assign(best.begin(), best.end());
+      }
     }
   });
-
-  std::vector<int64_t> first(rows + 1, 0);  // items of each row
-  for (const Item& item : items) ++first[item.row + 1];
-  for (int64_t row = 0; row < rows; ++row) first[row + 1] += first[row];
   parallel_for(rows, 1, [&](int64_t begin, int64_t end) {
     std::vector<Entry<C>> all;
     for (int64_t row = begin; row < end; ++row) {
+      if (first[row + 1] - first[row] == 1) continue;
       all.clear();
       for (int64_t i = first[row]; i < first[row + 1]; ++i) all.insert(all.end(), found[i].begin(), found[i].end());
-      if (int64_t(all.size()) > k) {
-        std::nth_element(all.begin(), all.begin() + k, all.end());
-        all.resize(k);
-      }
-      if (ranked) {
-        std::sort(all.begin(), all.end());
-      } else {
-        std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.index() < b.index(); });
-      }
-      for (int64_t j = 0; j < k; ++j) {
-        const bool any = j < int64_t(all.size());
-        indices[row * k + j] = any ? all[j].index() : -1;
-        values[row * k + j] = any ? all[j].score() : -std::numeric_limits<C>::infinity();
-      }
+      write(all.data(), all.data() + all.size(), k, ranked, indices + row * k, values + row * k);
     }
   });
 }

@@ -59,12 +59,11 @@ def ssd_detections(
     Reference:
         Liu et al. 2016, section 3; ``torchvision.models.detection.ssd``.
     """
-    scores = _flattened(logits, num_classes).softmax(dim=-1).transpose(1, 2).contiguous()
-    indices, values = top_candidates(
-        [scores[:, :, None]], top_k, classes=num_classes, threshold=score_threshold, ranked=True
-    )
+    # a level at a time, which keeps the copies in cache
+    scores = [_flattened(m, num_classes).softmax(dim=-1).transpose(1, 2)[:, :, None] for m in logits]
+    indices, values = top_candidates(scores, top_k, classes=num_classes, threshold=score_threshold, ranked=True)
     values = alive(values, indices, values > score_threshold)
-    codes = _flattened(deltas, 4)
+    codes = torch.cat([_flattened(m, 4) for m in deltas], dim=1)
     boxes = torch.stack(
         [
             decode_boxes(c, anchors, weights, scale_clamp=SCALE_CLAMP, clip_to=size)
@@ -77,10 +76,10 @@ def ssd_detections(
     return detections(kept, padded)
 
 
-def _flattened(maps: Sequence[Tensor], numbers: int) -> Tensor:
-    """``[N, A numbers, H, W]`` of each level -> ``[N, M, numbers]``, half types as float32."""
-    levels = torch.cat([torch.unflatten(m, 1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3) for m in maps], dim=1)
-    return levels if levels.dtype == torch.float64 else levels.float()
+def _flattened(level: Tensor, numbers: int) -> Tensor:
+    """``[N, A numbers, H, W]`` -> ``[N, H W A, numbers]``, half types as float32."""
+    flat = torch.unflatten(level, 1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    return flat if flat.dtype == torch.float64 else flat.float()
 
 
 def _zip(codes: Tensor, image_sizes: Sequence[Sequence[int]]) -> list[tuple[Tensor, tuple[int, int]]]:
