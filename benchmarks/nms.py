@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import nms_forms
 from benchmarks.workload import (
     OURS,
     REFERENCE,
@@ -49,12 +50,19 @@ def workloads(options: Options) -> Iterator[Workload]:
         ("random 10k", data.random_boxes(10_000, 1000.0, 225.0), 150, 15),
         ("clustered 10k", _clustered(10_000), 15, None),
         ("RPN-like 4k", data.rpn_boxes(4000), None, None),
+        ("aerial-like 100k", aerial_boxes(100_000), None, None),
     )
     for name, boxes, cpu_target, gpu_target in sets:
         yield _nms(name, boxes, gpu_target if options.cuda else cpu_target, options)
     yield _batched(
         "batched, 80 classes, 10k", data.random_boxes(10_000, 1000.0, 225.0), 80, None if options.cuda else 30, options
     )
+    yield from nms_forms.workloads(options)
+
+
+def aerial_boxes(count: int) -> Tensor:
+    """[count, 4] of a satellite scene of 16k x 16k pixels: small objects, each found ten times over."""
+    return data.clustered_boxes(count, count // 10, 16_000.0) + torch.tensor([0.0, 0.0, 10.0, 10.0])
 
 
 def _clustered(count: int) -> Tensor:

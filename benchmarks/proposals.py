@@ -116,16 +116,16 @@ def _ssd(options: Options) -> Workload:
     settings = {"scales": [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05], "steps": [8, 16, 32, 64, 100, 300]}
     ours = ops.DefaultBoxGenerator(shapes, **settings)
     grids, each = [(n, n) for n in (38, 19, 10, 5, 3, 1)], ours.num_anchors_per_location()
-    logits = [_maps(1, a * CLASSES, [g], 0.0, 1.2, k, options)[0] for k, (a, g) in enumerate(zip(each, grids))]
-    deltas = [_maps(1, a * 4, [g], 0.0, 1.0, 9 + k, options)[0] for k, (a, g) in enumerate(zip(each, grids))]
+    logits, deltas = [], []
+    for k, (boxes, grid) in enumerate(zip(each, grids, strict=True)):
+        logits += _maps(1, boxes * CLASSES, [grid], 0.0, 1.2, k, options)
+        deltas += _maps(1, boxes * 4, [grid], 0.0, 1.0, 9 + k, options)
     for level, boxes in zip(logits, each, strict=True):  # most boxes show nothing
         level.view(1, boxes, CLASSES, *level.shape[2:])[:, :, 0] += 4
     batch = _image_list(1, (300, 300), options)
     anchors = ours(batch, logits)
     size = [(300, 300)]
-    contenders: _Contenders = {
-        OURS: lambda: ops.ssd_detections(logits, deltas, anchors[0], size, num_classes=CLASSES)
-    }
+    contenders: _Contenders = {OURS: lambda: ops.ssd_detections(logits, deltas, anchors[0], size, num_classes=CLASSES)}
     detection = torchvision_ops() and optional("torchvision.models.detection.ssd", "torchvision")
     if detection:
         configuration = _settings(0.01, 400, 0.45, 200, (10.0, 10.0, 5.0, 5.0))

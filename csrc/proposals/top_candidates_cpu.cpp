@@ -7,6 +7,7 @@
 
 #include "common/dispatch.h"
 #include "common/parallel.h"
+#include "common/rank.h"
 #include "common/score_key.h"
 #include "common/simd.h"
 #include "proposals/top_candidates.h"
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int kStrip = 64;                   // scores compared before one is looked at
 constexpr int64_t kItem = int64_t(1) << 19;  // scores a thread takes at a time
-constexpr int64_t kLeast = 512;              // candidates held beyond k before they are thinned out
+constexpr int64_t kLeast = 2048;             // candidates held beyond k before they are thinned out
 
 // (key, index), ascending by rank. float32 scores pack into one word.
 template <class C>
@@ -39,6 +40,25 @@ struct Entry<double> {
   int64_t index() const { return pair.second; }
   bool operator<(const Entry& other) const { return pair < other.pair; }
 };
+
+template <class C>
+void rank(Entry<C>* begin, Entry<C>* end, std::vector<Entry<C>>& scratch) {
+  if constexpr (std::is_same_v<C, float>) {
+    if (end - begin >= kRadixFrom) {
+      if (int64_t(scratch.size()) < end - begin) scratch.resize(end - begin);
+      const auto key = [](const Entry<C>& e) { return uint32_t(e.word >> 32); };
+      radix_sort(begin, scratch.data(), end - begin, key);
+      for (Entry<C>* tied = begin; tied < end;) {  // equal scores by index
+        Entry<C>* next = tied + 1;
+        while (next < end && key(*next) == key(*tied)) ++next;
+        if (next - tied > 1) std::sort(tied, next);
+        tied = next;
+      }
+      return;
+    }
+  }
+  std::sort(begin, end);
+}
 
 // The best k of what was taken in since `start`. `cutoff` is at most the score of the k-th best of the whole row, on
 // all threads.
@@ -77,12 +97,12 @@ class Best {
     if (size_ >= full_) thin_out();
   }
 
+  // Leaves the best k at most, in the order of rank.
   [[gnu::noinline]] void thin_out() {
+    rank(begin(), end(), scratch_);
     if (size_ > k_) {
-      const auto begin = entries_.begin(), middle = begin + k_;
-      std::nth_element(begin, middle, begin + size_);
       size_ = k_;
-      const C worst = std::max_element(begin, middle)->score();
+      const C worst = entries_[k_ - 1].score();
       C known = shared_->load();
       while (worst > known && !shared_->compare_exchange_weak(known, worst)) {
       }
@@ -90,7 +110,6 @@ class Best {
     cutoff_ = shared_->load();
   }
 
-  // Of these k at most are the best.
   Entry<C>* begin() { return entries_.data(); }
   Entry<C>* end() { return entries_.data() + size_; }
 
@@ -98,7 +117,7 @@ class Best {
   size_t k_, full_ = 0, size_ = 0;
   C cap_, cutoff_ = 0;
   std::atomic<C>* shared_ = nullptr;
-  std::vector<Entry<C>> entries_;
+  std::vector<Entry<C>> entries_, scratch_;
 };
 
 template <class S, class C, class IndexOf>
@@ -142,18 +161,10 @@ void scan_item(const Maps<S>& maps, const Item& item, Best<C>& best) {
   }
 }
 
-// The k best of [begin, end) in order, and -1 after the last.
+// [begin, end), which are ranked, and -1 after the last.
 template <class C>
 void write(Entry<C>* begin, Entry<C>* end, int64_t k, bool ranked, int64_t* indices, C* values) {
-  if (end - begin > k) {
-    std::nth_element(begin, begin + k, end);
-    end = begin + k;
-  }
-  if (ranked) {
-    std::sort(begin, end);
-  } else {
-    std::sort(begin, end, [](const auto& a, const auto& b) { return a.index() < b.index(); });
-  }
+  if (!ranked) std::sort(begin, end, [](const auto& a, const auto& b) { return a.index() < b.index(); });
   const int64_t count = end - begin;
   for (int64_t j = 0; j < count; ++j) indices[j] = begin[j].index(), values[j] = begin[j].score();
   std::fill(indices + count, indices + k, -1);
@@ -184,20 +195,22 @@ void choose(const Maps<S>& maps, int64_t k, double threshold, double cap, bool r
       const Item& item = items[i];
       best.start(item.end - item.begin, cutoffs[item.row]);
       scan_item(maps, item, best);
+      best.thin_out();
       if (first[item.row + 1] - first[item.row] == 1) {
         write(best.begin(), best.end(), k, ranked, indices + item.row * k, values + item.row * k);
       } else {
-        best.thin_out();
         found[i].assign(best.begin(), best.end());
       }
     }
   });
   parallel_for(rows, 1, [&](int64_t begin, int64_t end) {
-    std::vector<Entry<C>> all;
+    std::vector<Entry<C>> all, scratch;
     for (int64_t row = begin; row < end; ++row) {
       if (first[row + 1] - first[row] == 1) continue;
       all.clear();
       for (int64_t i = first[row]; i < first[row + 1]; ++i) all.insert(all.end(), found[i].begin(), found[i].end());
+      rank(all.data(), all.data() + all.size(), scratch);
+      all.resize(std::min(all.size(), size_t(k)));
       write(all.data(), all.data() + all.size(), k, ranked, indices + row * k, values + row * k);
     }
   });
