@@ -1,12 +1,11 @@
-// paste_masks on the CPU: masks over threads; a mask's part of the output is cleared and then written where its box is.
+// paste_masks on the CPU: masks over threads; only the part of the output where its box is gets written.
 #include <torch/csrc/stable/library.h>
-
-#include <cstring>
 
 #include "common/boxes_of.h"
 #include "common/dispatch.h"
 #include "common/layout.h"
 #include "common/parallel.h"
+#include "common/zeros.h"
 #include "masks/resample.h"
 
 namespace fastvision::paste_masks {
@@ -20,7 +19,6 @@ void paste(const T* masks, const Box<T>* boxes, int64_t count, int64_t rows, int
   parallel_workers(count, [&](const auto& next) {
     for (int64_t n = next(); n < count; n = next()) {
       Out* image = out + n * height * width;
-      std::memset(image, 0, size_t(height * width) * sizeof(Out));
       const Box<T> box = boxes[n];
       const Axis<T> y = axis_of(box.y1, box.y2, rows, height, rule), x = axis_of(box.x1, box.x2, columns, width, rule);
       if (y.begin >= y.end || x.begin >= x.end) continue;
@@ -41,9 +39,9 @@ Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int
   const ScalarType type = geometry_type(masks.scalar_type());
   const Tensor m = contiguous_as(masks, type), b = contiguous_as(boxes, type);
   const int64_t n = m.size(0), rows = m.size(1), columns = m.size(2);
-  Tensor out = torch::stable::new_empty(m, {n, height, width}, threshold ? ScalarType::Bool : type);
+  const int64_t element = threshold ? 1 : type == ScalarType::Double ? 8 : 4;
+  Tensor out = sparse_zeros(m, {n, height, width}, threshold ? ScalarType::Bool : type, element);
   if (out.numel() > 0) {
-    advise_huge_pages(out);
     dispatch_geometry(type, [&](auto t) {
       using T = typename decltype(t)::type;
       const auto run = [&](auto* target, const auto& write) {
