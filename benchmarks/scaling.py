@@ -25,6 +25,7 @@ from fastvision.testing.timing import compare, machine_facts
 
 LARGEST_STEP = 1.3
 _ROIS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+_BOXES = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 _CHANNELS = (16, 32, 64, 128, 256, 512, 1024)
 _HEIGHT, _WIDTH, _SCALE = 200, 272, 0.25
 
@@ -63,6 +64,24 @@ def series() -> Iterator[Series]:
             f"roi_align forward {layout}, 512 rois", "channels", _CHANNELS, lambda c, last=last: _forward(512, c, last)
         )
     yield Series("roi_align backward NCHW, 512 rois", "channels", _CHANNELS, lambda c: _backward(512, c, False))
+    for name, boxes in (("random", _spread), ("clustered", _clustered), ("RPN-like", data.rpn_boxes)):
+        yield Series(f"nms {name}", "boxes", _BOXES, lambda n, boxes=boxes: _nms(boxes(n)))
+
+
+def _spread(count: int) -> Tensor:
+    """As crowded as 1000 boxes on 1000 x 1000 pixels, whatever their number: K is 0.8 of it."""
+    return data.random_boxes(count, 1000.0 * (count / 1000) ** 0.5, 225.0)
+
+
+def _clustered(count: int) -> Tensor:
+    """100 boxes around each object, the objects as far apart as ever."""
+    clusters = max(1, count // 100)
+    return data.clustered_boxes(count, clusters, 1000.0 * (clusters / 100) ** 0.5)
+
+
+def _nms(boxes: Tensor) -> Callable[[], Tensor]:
+    scores = data.scores(len(boxes))
+    return lambda: ops.nms(boxes, scores, 0.5)
 
 
 def _rois(count: int) -> Tensor:
