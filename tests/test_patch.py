@@ -205,6 +205,40 @@ def test_faster_rcnn_detects_the_same(torchvision: Any) -> None:
         torch.testing.assert_close(actual[part], value, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not fastvision._library.LOADED, reason="the reference is made of torch's own ops")
+def test_proposals_masks_and_keypoints_arrive(torchvision: Any) -> None:
+    """Each call equal, and made of fastvision's ops where no gradient flows."""
+    heads, detection = torchvision.models.detection.roi_heads, torchvision.models.detection
+    g = data.generator(4)
+    masks, maps = torch.rand(9, 1, 28, 28, generator=g), torch.rand(9, 4, 14, 14, generator=g)
+    boxes, features = data.random_boxes(9, 60.0, 40.0), {"0": torch.randn(2, 8, 16, 16, generator=g)}
+    images = detection.image_list.ImageList(torch.zeros(2, 3, 128, 128), [(128, 128), (100, 120)])
+    torch.manual_seed(0)
+    top = {"training": 100, "testing": 50}
+    network = detection.rpn.RegionProposalNetwork(
+        detection.anchor_utils.AnchorGenerator(((32,),), ((0.5, 1.0),)),
+        detection.rpn.RPNHead(8, 2),
+        *(0.7, 0.3, 256, 0.5, top, top, 0.7),
+    ).eval()
+    with torch.no_grad():
+        network.head.cls_logits.weight.mul_(100)  # scores apart, so that rounding does not decide their order
+    calls = {
+        "paste": lambda: heads.paste_masks_in_image(masks, boxes, (70, 80)),
+        "keypoints": lambda: heads.heatmaps_to_keypoints(maps, boxes),
+        "masks_to_boxes": lambda: torchvision.ops.masks_to_boxes(masks[:, 0] > 0.9),
+        "proposals": lambda: network(images, features)[0],
+    }
+    for name, call in calls.items():
+        expected = call()
+        with fastvision.patch("torchvision"):
+            assert "fastvision" in namespaces(call), name
+            torch.testing.assert_close(call(), expected, rtol=1e-4, atol=1e-4)
+    with fastvision.patch("torchvision"):
+        masks.requires_grad_()
+        assert heads.paste_masks_in_image(masks, boxes, (70, 80)).requires_grad
+        assert heads.paste_masks_in_image(masks, boxes, (70, 80), padding=2).shape == (9, 1, 70, 80)
+
+
 def test_losses_are_the_same(torchvision: Any) -> None:
     image = torch.rand(3, 200, 240, generator=data.generator())
     target = {"boxes": torch.tensor([[20.0, 30, 120, 150], [100, 10, 200, 90]]), "labels": torch.tensor([1, 2])}

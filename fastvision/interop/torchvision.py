@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import re
 from collections.abc import Callable
 from types import ModuleType
@@ -32,8 +33,11 @@ def replacements() -> list[Replacement]:
     boxes = _module("torchvision.ops.boxes")
     poolers = _module("torchvision.ops.poolers")
     coder = _module("torchvision.models.detection._utils").BoxCoder
+    heads = _module("torchvision.models.detection.roi_heads")
+    network = _module("torchvision.models.detection.rpn").RegionProposalNetwork
     table: list[tuple[ModuleType | type, str, Callable[..., Any]]] = [
         (boxes, "nms", ops.nms),
+        (boxes, "masks_to_boxes", ops.masks_to_boxes),
         (boxes, "batched_nms", ops.batched_nms),
         *((boxes, name, getattr(ops, name)) for name in _OVERLAPS),
         *((_module(f"torchvision.ops.{file}"), f"{name}_loss", getattr(ops, f"{name}_loss")) for file, name in _LOSSES),
@@ -41,6 +45,9 @@ def replacements() -> list[Replacement]:
         (poolers, "_multiscale_roi_align", _multiscale_roi_align),
         (coder, "encode_single", _encode_single),
         (coder, "decode_single", _decode_single),
+        (heads, "paste_masks_in_image", _paste_masks_in_image(heads.paste_masks_in_image)),
+        (heads, "heatmaps_to_keypoints", _heatmaps_to_keypoints(heads.heatmaps_to_keypoints)),
+        (network, "forward", _propose(network.forward)),
     ]
     return [
         Replacement(owner, name, original, _routed(original, substitute))
@@ -124,3 +131,61 @@ def _multiscale_roi_align(
         canonical_scale=mapper.s0,
         canonical_level=mapper.lvl0,
     )
+
+
+def _paste_masks_in_image(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def paste(masks: Tensor, boxes: Tensor, img_shape: tuple[int, int], padding: int = 1) -> Tensor:
+        if padding != 1 or _has_gradient(masks):
+            return original(masks, boxes, img_shape, padding)
+        return ops.paste_masks(masks, boxes, img_shape, threshold=None)[:, None]
+
+    return paste
+
+
+def _heatmaps_to_keypoints(original: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    def find(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
+        return original(maps, rois) if _has_gradient(maps) else ops.heatmaps_to_keypoints(maps, rois)
+
+    return find
+
+
+def _has_gradient(tensor: Tensor) -> bool:
+    return torch.is_grad_enabled() and tensor.requires_grad
+
+
+def _propose(original: Callable[..., Any]) -> Callable[..., Any]:
+    """``RegionProposalNetwork.forward`` in inference: from the head's maps to boxes without the anchors between."""
+    own_generator = _module("torchvision.models.detection.anchor_utils").AnchorGenerator
+    own_network = _module("torchvision.models.detection.rpn").RegionProposalNetwork
+
+    def forward(network: Any, images: Any, features: dict[str, Tensor], targets: Any = None) -> Any:
+        coder, generator, maps = network.box_coder, network.anchor_generator, list(features.values())
+        common = (
+            not network.training
+            and type(network) is own_network
+            and type(generator) is own_generator
+            and len(generator.cell_anchors) == len(maps)
+            and tuple(coder.weights) == (1.0, 1.0, 1.0, 1.0)
+            and coder.bbox_xform_clip == math.log(1000.0 / 16)
+            and all(m.dtype in (torch.float32, torch.float64) for m in maps)
+        )
+        if not common:
+            return original(network, images, features, targets)
+        objectness, deltas = network.head(maps)
+        generator.set_cell_anchors(maps[0].dtype, maps[0].device)
+        height, width = images.tensors.shape[-2:]
+        boxes, _ = ops.rpn_proposals(
+            [m.detach() for m in objectness],
+            [m.detach() for m in deltas],
+            generator.cell_anchors,
+            [(height // m.shape[-2], width // m.shape[-1]) for m in maps],
+            images.image_sizes,
+            pre_nms_top_n=network.pre_nms_top_n(),
+            post_nms_top_n=network.post_nms_top_n(),
+            nms_threshold=network.nms_thresh,
+            score_threshold=network.score_thresh,
+            min_size=network.min_size,
+        )
+        return boxes, {}
+
+    return forward
