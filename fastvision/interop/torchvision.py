@@ -174,7 +174,7 @@ def _propose(original: Callable[..., Any]) -> Callable[..., Any]:
         objectness, deltas = network.head(maps)
         generator.set_cell_anchors(maps[0].dtype, maps[0].device)
         height, width = images.tensors.shape[-2:]
-        boxes, _ = ops.rpn_proposals(
+        boxes = ops.rpn_proposals(
             [m.detach() for m in objectness],
             [m.detach() for m in deltas],
             generator.cell_anchors,
@@ -185,7 +185,7 @@ def _propose(original: Callable[..., Any]) -> Callable[..., Any]:
             nms_threshold=network.nms_thresh,
             score_threshold=network.score_thresh,
             min_size=network.min_size,
-        )
+        )[0]
         return boxes, {}
 
     return forward
