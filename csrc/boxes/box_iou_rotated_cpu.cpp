@@ -7,12 +7,12 @@
 #include "boxes/box_iou_rotated.h"
 #include "common/dispatch.h"
 #include "common/parallel.h"
-#include "common/simd.h"
+#include "common/rotated_lanes.h"
 
 namespace fastvision::box_iou_rotated {
 namespace {
 
-constexpr int kLanes = kVectorLanes<double>;
+constexpr int kLanes = RotatedLanes::kLanes;
 constexpr int kStrip = 512;  // boxes whose circles are tested before the near ones are looked at
 
 struct Columns {
@@ -25,19 +25,6 @@ struct Columns {
       boxes[j] = rotated_box(rows + 5 * j, clockwise);
       x[j] = boxes[j].x, y[j] = boxes[j].y, radius[j] = boxes[j].radius, area[j] = boxes[j].area;
     }
-  }
-};
-
-// `kLanes` boxes as structure of arrays
-struct Lanes {
-  double x[kLanes], y[kLanes], half_width[kLanes], half_height[kLanes], cosine[kLanes], sine[kLanes], area[kLanes];
-
-  [[gnu::always_inline]] void set(int l, const RotatedBox& b) {
-    x[l] = b.x, y[l] = b.y, half_width[l] = b.half_width, half_height[l] = b.half_height;
-    cosine[l] = b.cosine, sine[l] = b.sine, area[l] = b.area;
-  }
-  [[gnu::always_inline]] RotatedBox at(int l) const {
-    return {x[l], y[l], half_width[l], half_height[l], cosine[l], sine[l], area[l], 0};
   }
 };
 
@@ -58,7 +45,7 @@ template <class T>
     found += !far[j];
   }
   for (int base = 0; base < found; base += kLanes) {
-    Lanes lanes{};
+    RotatedLanes lanes;
     const int some = std::min(kLanes, found - base);
     for (int l = 0; l < some; ++l) lanes.set(l, columns.boxes[begin + near[base + l]]);
     double value[kLanes];

@@ -9,6 +9,8 @@
 
 namespace fastvision {
 
+constexpr int kMostLevels = 16;  // of a feature pyramid, which kernels take by value
+
 // Strides in elements.
 struct Strides {
   int64_t n, c, h, w;

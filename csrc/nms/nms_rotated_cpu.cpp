@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/dispatch.h"
-#include "common/simd.h"
+#include "common/rotated_lanes.h"
 #include "nms/cells.h"
 #include "nms/classes.h"
 #include "nms/nms_rotated.h"
@@ -15,21 +15,8 @@ namespace fastvision::nms_rotated {
 namespace {
 
 // Kept boxes side by side. An unused lane has area NaN, whose overlap is NaN, which suppresses nothing.
-struct Lanes {
-  static constexpr int kLanes = kVectorLanes<double>;
-  double x[kLanes]{}, y[kLanes]{}, half_width[kLanes]{}, half_height[kLanes]{}, cosine[kLanes]{}, sine[kLanes]{},
-      area[kLanes], radius[kLanes]{};
-
+struct Lanes : RotatedLanes {
   Lanes() { std::fill_n(area, kLanes, std::nan("")); }
-
-  void set(int l, const RotatedBox& b) {
-    x[l] = b.x, y[l] = b.y, half_width[l] = b.half_width, half_height[l] = b.half_height;
-    cosine[l] = b.cosine, sine[l] = b.sine, area[l] = b.area, radius[l] = b.radius;
-  }
-
-  [[gnu::always_inline]] RotatedBox at(int l) const {
-    return {x[l], y[l], half_width[l], half_height[l], cosine[l], sine[l], area[l], radius[l]};
-  }
 
   bool any_over(const RotatedBox& box, double threshold) const {
     // IoU is at most the smaller area over the larger one

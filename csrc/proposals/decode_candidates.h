@@ -13,7 +13,6 @@
 namespace fastvision::decode_candidates {
 
 constexpr const char* kOp = "decode_candidates";
-constexpr int kMostLevels = 16;
 constexpr int kImages = 64;  // whose sizes a kernel takes by value
 
 template <class S, class T>

@@ -14,7 +14,6 @@
 namespace fastvision::top_candidates {
 
 constexpr const char* kOp = "top_candidates";
-constexpr int kMostLevels = 16;
 
 template <class S>
 struct Level {

@@ -13,7 +13,6 @@
 namespace fastvision::roi_align {
 
 constexpr int64_t kMostSamples = int64_t(1) << 20;  // a bin and axis, where the caller chooses
-constexpr int64_t kMostLevels = 16;
 
 struct Level {
   double spatial_scale;
