@@ -5,6 +5,7 @@
 #include "common/dispatch.h"
 #include "common/layout.h"
 #include "common/parallel.h"
+#include "common/simd.h"
 #include "common/zeros.h"
 #include "masks/resample.h"
 
@@ -22,8 +23,8 @@ void paste(const T* masks, const Box<T>* boxes, int64_t count, int64_t rows, int
       const Box<T> box = boxes[n];
       const Axis<T> y = axis_of(box.y1, box.y2, rows, height, rule), x = axis_of(box.x1, box.x2, columns, width, rule);
       if (y.begin >= y.end || x.begin >= x.end) continue;
-      const Resampled<T> mask(masks + n * rows * columns, x, y, false);
       vectorized([&]() __attribute__((always_inline)) {
+        const Resampled<T> mask(masks + n * rows * columns, x, y, false);
         for (int64_t r = y.begin; r < y.end; ++r) {
           Out* row = image + r * width + x.begin;
           mask.line(r, [row, write](int64_t p, T value) __attribute__((always_inline)) { row[p] = write(value); });

@@ -9,6 +9,7 @@
 #include "common/boxes_of.h"
 #include "common/dispatch.h"
 #include "common/parallel.h"
+#include "common/simd.h"
 #include "masks/resample.h"
 
 namespace fastvision::paste_masks {
