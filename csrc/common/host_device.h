@@ -16,6 +16,11 @@
 
 namespace fastvision {
 
+template <class A, class B>
+FV_HOST_DEVICE constexpr auto ceil_div(A a, B b) {
+  return (a + b - 1) / b;
+}
+
 #ifdef __CUDA_ARCH__
 #define FV_ROUNDED(name, op, float_intrinsic, double_intrinsic)                 \
   FV_HOST_DEVICE float name(float a, float b) { return float_intrinsic(a, b); } \

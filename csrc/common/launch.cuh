@@ -28,11 +28,6 @@ struct LaunchShape {
   size_t shared_bytes = 0;  // dynamic shared memory of a block
 };
 
-template <class A, class B>
-FV_HOST_DEVICE constexpr auto ceil_div(A a, B b) {
-  return (a + b - 1) / b;
-}
-
 // Blocks that cover `items`, as a grid dimension: 64-bit counts do not fit there unseen.
 inline unsigned blocks_for(int64_t items, int64_t items_per_block) {
   const int64_t blocks = ceil_div(items, items_per_block);

@@ -3,6 +3,7 @@
 
 #include "common/boxes_of.h"
 #include "common/dispatch.h"
+#include "common/host_device.h"
 #include "common/layout.h"
 #include "common/parallel.h"
 #include "common/simd.h"
@@ -17,19 +18,25 @@ constexpr const char* kOp = "paste_masks";
 template <class T, class Out, class Write>
 void paste(const T* masks, const Box<T>* boxes, int64_t count, int64_t rows, int64_t columns, int64_t height,
            int64_t width, Rule rule, Out* out, const Write& write) {
-  parallel_workers(count, [&](const auto& next) {
-    for (int64_t n = next(); n < count; n = next()) {
-      Out* image = out + n * height * width;
-      const Box<T> box = boxes[n];
-      const Axis<T> y = axis_of(box.y1, box.y2, rows, height, rule), x = axis_of(box.x1, box.x2, columns, width, rule);
-      if (y.begin >= y.end || x.begin >= x.end) continue;
-      vectorized([&]() __attribute__((always_inline)) {
-        const Resampled<T> mask(masks + n * rows * columns, x, y, false);
-        for (int64_t r = y.begin; r < y.end; ++r) {
-          Out* row = image + r * width + x.begin;
-          mask.line(r, [row, write](int64_t p, T value) __attribute__((always_inline)) { row[p] = write(value); });
-        }
-      });
+  const auto paste_one = [&](int64_t n) {
+    Out* image = out + n * height * width;
+    const Box<T> box = boxes[n];
+    const Axis<T> y = axis_of(box.y1, box.y2, rows, height, rule), x = axis_of(box.x1, box.x2, columns, width, rule);
+    if (y.begin >= y.end || x.begin >= x.end) return;
+    vectorized([&]() __attribute__((always_inline)) {
+      const Resampled<T> mask(masks + n * rows * columns, x, y, false);
+      for (int64_t r = y.begin; r < y.end; ++r) {
+        Out* row = image + r * width + x.begin;
+        mask.line(r, [row, write](int64_t p, T value) __attribute__((always_inline)) { row[p] = write(value); });
+      }
+    });
+  };
+  // Runs of images that fill huge pages: two threads on one fresh page would both clear it, one of them in vain.
+  const int64_t pages = ceil_div(4 * int64_t(kHugePage), height * width * int64_t(sizeof(Out)));
+  const int64_t run = std::min(pages, ceil_div(count, thread_count()));
+  parallel_workers(ceil_div(count, run), [&](const auto& next) {
+    for (int64_t first = next() * run; first < count; first = next() * run) {
+      for (int64_t n = first; n < std::min(count, first + run); ++n) paste_one(n);
     }
   });
 }
