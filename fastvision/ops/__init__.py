@@ -49,9 +49,17 @@ from fastvision.ops.roi import (
     roi_pool,
     spatial_pyramid_pool,
 )
+from fastvision.ops.upsample import (
+    ConvTranspose2d,
+    bed_of_nails_upsample,
+    conv_transpose1d,
+    conv_transpose2d,
+    nearest_upsample,
+)
 
 __all__ = [
     "AnchorGenerator",
+    "ConvTranspose2d",
     "DefaultBoxGenerator",
     "MultiScaleRoIAlign",
     "PSRoIAlign",
@@ -62,6 +70,7 @@ __all__ = [
     "SpatialPyramidPool",
     "balanced_sample",
     "batched_nms",
+    "bed_of_nails_upsample",
     "box_area",
     "box_convert",
     "box_iou",
@@ -69,6 +78,8 @@ __all__ = [
     "clip_boxes_to_image",
     "complete_box_iou",
     "complete_box_iou_loss",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "crop_and_resize",
     "decode_boxes",
     "distance_box_iou",
@@ -81,6 +92,7 @@ __all__ = [
     "masks_to_boxes",
     "match_boxes",
     "multiscale_roi_align",
+    "nearest_upsample",
     "nms",
     "nms_padded",
     "nms_rotated",

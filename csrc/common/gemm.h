@@ -1,0 +1,113 @@
+// Products of small matrix tiles on the CPU, kept in registers: what convolutions and Gram matrices are made of.
+//
+// One tile is rows x columns of  out[i][j] (+)= sum_k a[k][i] * b[k][j].  Both operands run along k, so a packed panel,
+// an image [pixels, channels] and a symmetric matrix can each be read where they lie. Summation over k is in order: the
+// same numbers give the same bits in every run, however the tiles are spread over threads.
+//
+// The kernels are written for one instruction set each (`target`) rather than through `vectorized`: a vector type wider
+// than the baseline is split before an inlined body meets its target, and the sums would not stay in registers.
+// Files that include this are compiled with -ffp-contract=fast: a sum of products has no decision to protect.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "common/simd.h"
+
+namespace fastvision::gemm {
+
+// `columns` is a whole number of vectors; `rows` as many as the registers hold beside them.
+struct Tile {
+  int rows, columns;
+};
+
+// No tile of any instruction set is larger.
+constexpr int kMostRows = 8;
+template <class T>
+inline constexpr int kMostColumns = 128 / int(sizeof(T));
+
+template <class T>
+struct Operands {
+  const T* a;  // [depth, rows], rows of `a_step` numbers
+  int64_t a_step;
+  const T* b;  // [depth, columns]
+  int64_t b_step;
+  int64_t depth;
+  T* out;  // [rows, columns]
+  int64_t out_step;
+  bool accumulate;
+};
+
+namespace detail {
+
+template <class T, int kBytes>
+struct Lanes {
+  typedef T Raw __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
+};
+
+// One spelling of the kernel for each instruction set: a function template may have a `target`, a lambda it inlines may
+// not.
+#define FV_GEMM_KERNEL(name, kBytes, ...)                                                           \
+  template <class T, int kRows, int kVectors>                                                       \
+  __VA_ARGS__ void name(const Operands<T>& o) {                                                     \
+    using V = typename Lanes<T, kBytes>::Raw;                                                       \
+    constexpr int kLanes = kBytes / int(sizeof(T));                                                 \
+    V sums[kRows][kVectors] = {};                                                                   \
+    const T *a = o.a, *b = o.b;                                                                     \
+    for (int64_t k = 0; k < o.depth; ++k, a += o.a_step, b += o.b_step) {                           \
+      V columns[kVectors];                                                                          \
+      _Pragma("GCC unroll 8") for (int v = 0; v < kVectors; ++v) columns[v] =                       \
+          *reinterpret_cast<const V*>(b + v * kLanes);                                              \
+      _Pragma("GCC unroll 8") for (int r = 0; r < kRows; ++r) {                                     \
+        _Pragma("GCC unroll 8") for (int v = 0; v < kVectors; ++v) sums[r][v] += a[r] * columns[v]; \
+      }                                                                                             \
+    }                                                                                               \
+    _Pragma("GCC unroll 8") for (int r = 0; r < kRows; ++r) {                                       \
+      _Pragma("GCC unroll 8") for (int v = 0; v < kVectors; ++v) {                                  \
+        V* target = reinterpret_cast<V*>(o.out + r * o.out_step + v * kLanes);                      \
+        *target = o.accumulate ? *target + sums[r][v] : sums[r][v];                                 \
+      }                                                                                             \
+    }                                                                                               \
+  }
+
+#if defined(__x86_64__) && defined(__GNUC__)
+FV_GEMM_KERNEL(multiply_avx512, 64, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"), noinline)))
+FV_GEMM_KERNEL(multiply_avx2, 32, __attribute__((target("avx2,fma"), noinline)))
+#endif
+FV_GEMM_KERNEL(multiply_baseline, 16, __attribute__((noinline)))
+
+#undef FV_GEMM_KERNEL
+
+}  // namespace detail
+
+// The size of a whole tile on this processor.
+template <class T>
+Tile tile() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (isa() == Isa::kAvx512) return {8, 128 / int(sizeof(T))};
+  if (isa() == Isa::kAvx2) return {6, 64 / int(sizeof(T))};
+#endif
+  return {4, 32 / int(sizeof(T))};
+}
+
+// A tile of tile<T>().columns columns and 1 to tile<T>().rows rows.
+template <class T>
+void multiply(int64_t rows, const Operands<T>& o) {
+  using Kernel = void (*)(const Operands<T>&);
+  constexpr auto kernels = [](auto... kernel) { return std::array<Kernel, sizeof...(kernel)>{kernel...}; };
+  using namespace detail;
+#if defined(__x86_64__) && defined(__GNUC__)
+  static constexpr auto kAvx512 =
+      kernels(multiply_avx512<T, 1, 2>, multiply_avx512<T, 2, 2>, multiply_avx512<T, 3, 2>, multiply_avx512<T, 4, 2>,
+              multiply_avx512<T, 5, 2>, multiply_avx512<T, 6, 2>, multiply_avx512<T, 7, 2>, multiply_avx512<T, 8, 2>);
+  static constexpr auto kAvx2 = kernels(multiply_avx2<T, 1, 2>, multiply_avx2<T, 2, 2>, multiply_avx2<T, 3, 2>,
+                                        multiply_avx2<T, 4, 2>, multiply_avx2<T, 5, 2>, multiply_avx2<T, 6, 2>);
+  if (isa() == Isa::kAvx512) return kAvx512[size_t(rows - 1)](o);
+  if (isa() == Isa::kAvx2) return kAvx2[size_t(rows - 1)](o);
+#endif
+  static constexpr auto kBaseline = kernels(multiply_baseline<T, 1, 2>, multiply_baseline<T, 2, 2>,
+                                            multiply_baseline<T, 3, 2>, multiply_baseline<T, 4, 2>);
+  kBaseline[size_t(rows - 1)](o);
+}
+
+}  // namespace fastvision::gemm

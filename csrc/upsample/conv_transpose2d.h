@@ -1,0 +1,81 @@
+// Transposed convolution: out[o][i * stride + k * dilation - padding] += sum_c in[c][i] * weight[c][o][k], per axis.
+//
+// Read the other way round: an output position lies `stride * q + r` behind the start of the padded output, and takes
+// from input position q - t for each tap k with k * dilation = r + t * stride. So every residue r, a sub-pixel phase,
+// is an ordinary convolution with a part of the kernel's taps (Shi et al. 2016, "Is the deconvolution layer the same as
+// a convolutional layer?").
+#pragma once
+
+#include <vector>
+
+#include "common/activation.h"
+#include "common/layout.h"
+
+namespace fastvision::conv_transpose2d {
+
+// One axis of one call.
+struct Axis {
+  int64_t in, out, kernel, stride, padding, dilation;
+
+  // Phase of a tap, and how many input positions before q it reads.
+  FV_HOST_DEVICE int64_t phase(int64_t k) const { return k * dilation % stride; }
+  FV_HOST_DEVICE int64_t shift(int64_t k) const { return k * dilation / stride; }
+  FV_HOST_DEVICE int64_t most_shift() const { return (kernel - 1) * dilation / stride; }
+  // Values of q that reach the output.
+  FV_HOST_DEVICE int64_t positions() const { return (out - 1 + padding) / stride + 1; }
+};
+
+// input [batch, channels, y.in, x.in], weight [channels, outputs / groups, y.kernel, x.kernel]
+struct Params {
+  int64_t batch, channels, outputs, groups;
+  Axis y, x;
+
+  int64_t group_channels() const { return channels / groups; }
+  int64_t group_outputs() const { return outputs / groups; }
+};
+
+inline Axis axis_of(const char* op, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t output_padding,
+                    int64_t dilation) {
+  FV_CHECK(stride > 0 && dilation > 0, op, "expected stride and dilation > 0, got ", stride, " and ", dilation);
+  FV_CHECK(padding >= 0 && output_padding >= 0, op, "expected padding and output_padding >= 0, got ", padding, " and ",
+           output_padding);
+  FV_CHECK(output_padding < stride || output_padding < dilation, op,
+           "expected output_padding below stride or dilation, got ", output_padding, " with stride ", stride,
+           " and dilation ", dilation);
+  FV_CHECK(kernel > 0, op, "expected a kernel of at least one tap");
+  const int64_t out = (in - 1) * stride - 2 * padding + dilation * (kernel - 1) + output_padding + 1;
+  FV_CHECK(in > 0 && out > 0, op, "expected a non-empty output, got a side of ", out, " from an input side of ", in);
+  return {in, out, kernel, stride, padding, dilation};
+}
+
+using Pairs = std::vector<int64_t>;  // one number for rows, one for columns
+
+inline Params make_params(const char* op, const Tensor& input, const Tensor& weight, const Pairs& stride,
+                          const Pairs& padding, const Pairs& output_padding, int64_t groups, const Pairs& dilation) {
+  FV_CHECK(input.dim() == 4, op, "expected input of shape [N, C, H, W], got ", shape_of(input));
+  FV_CHECK(weight.dim() == 4, op, "expected weight of shape [C, O / groups, kh, kw], got ", shape_of(weight));
+  check_floating(op, "input", input);
+  FV_CHECK(weight.scalar_type() == input.scalar_type(), op, "expected weight of the dtype of input");
+  check_same_device(op, "weight", weight, "input", input);
+  for (const Pairs* pair : {&stride, &padding, &output_padding, &dilation}) {
+    FV_CHECK(pair->size() == 2, op, "expected two numbers for each of stride, padding, output_padding and dilation");
+  }
+  FV_CHECK(groups > 0 && input.size(1) % groups == 0, op, "expected groups to divide the ", input.size(1),
+           " input channels, got ", groups);
+  FV_CHECK(weight.size(0) == input.size(1), op, "expected weight of shape [", input.size(1),
+           ", O / groups, kh, kw] for input ", shape_of(input), ", got ", shape_of(weight));
+  const auto axis = [&](int d) {
+    return axis_of(op, input.size(2 + d), weight.size(2 + d), stride[d], padding[d], output_padding[d], dilation[d]);
+  };
+  return {input.size(0), input.size(1), weight.size(1) * groups, groups, axis(0), axis(1)};
+}
+
+inline void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& input, int64_t outputs) {
+  if (!bias) return;
+  FV_CHECK(bias->dim() == 1 && bias->size(0) == outputs, op, "expected bias of shape [", outputs, "], got ",
+           shape_of(*bias));
+  FV_CHECK(bias->scalar_type() == input.scalar_type(), op, "expected bias of the dtype of input");
+  check_same_device(op, "bias", *bias, "input", input);
+}
+
+}  // namespace fastvision::conv_transpose2d

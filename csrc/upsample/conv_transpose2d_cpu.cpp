@@ -1,0 +1,115 @@
+// conv_transpose2d on the CPU: one plane at a time for depthwise layers, matrix products for all others.
+#include <torch/csrc/stable/library.h>
+
+#include "common/dispatch.h"
+#include "upsample/phases.h"
+
+namespace fastvision::conv_transpose2d {
+namespace {
+
+constexpr const char* kOp = "conv_transpose2d";
+
+// One output channel or more to each input channel: kernels [outputs, y.kernel, x.kernel], output o reads input
+// o / multiplier. Rows of a plane are computed one after the other and stored; channels_last has the rows of all
+// channels computed first, then turned.
+template <class T, class S>
+void planes(const Params& p, const S* input, const Strides& in, const T* kernels, const S* bias,
+            Activation<T> activation, S* output, const Strides& out) {
+  const int64_t multiplier = p.outputs / p.channels, taps = p.y.kernel * p.x.kernel;
+  const PaddedPlane<T> padded(p);
+  const bool turned = out.c == 1 && out.w != 1;
+  const int64_t together = turned ? p.outputs : 1, stacks = p.outputs / together;
+  const int64_t rows = p.batch * stacks * p.y.out;
+  parallel_for(rows, std::max<int64_t>(1, 16384 / (p.x.out * together)), [&](int64_t begin, int64_t end) {
+    Row<T> row(p);
+    const int64_t inputs = turned ? p.channels : 1;
+    Buffer<T> sources(size_t(inputs * padded.size())), lines(size_t(turned ? together * p.x.out : 0));
+    vectorized([&]() __attribute__((always_inline)) {
+      const Activation<T> activate = activation;
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t oy = i % p.y.out, first = i / p.y.out % stacks, n = i / p.y.out / stacks;
+        if (i == begin || oy == 0) {
+          for (int64_t c = 0; c < inputs; ++c) {
+            const S* source = input + n * in.n + (first / multiplier + c) * in.c;
+            padded.fill(source, in, p.x.in, sources.data() + c * padded.size());
+          }
+        }
+        S* __restrict target = output + n * out.n + first * out.c + oy * out.h;
+        for (int64_t o = 0; o < together; ++o) {
+          const T* plane = sources.data() + o / multiplier * padded.size();
+          const T start = bias ? static_cast<T>(bias[first + o]) : T(0);
+          const T* sums = row.at(oy, plane, kernels + (first + o) * taps, start);
+          if (turned) {
+            T* line = lines.data() + o * p.x.out;
+            for (int64_t x = 0; x < p.x.out; ++x) line[x] = activate(sums[x]);
+          } else {
+            for (int64_t x = 0; x < p.x.out; ++x) target[x * out.w] = static_cast<S>(activate(sums[x]));
+          }
+        }
+        if (turned) transpose(lines.data(), p.x.out, together, p.x.out, target, out.w);
+      }
+    });
+  });
+}
+
+// [channels, channels, taps] with nothing off the diagonal: what FCN's upsampling layers are initialised to.
+template <class S>
+bool is_diagonal(const S* weight, int64_t channels, int64_t taps) {
+  std::atomic<bool> found{false};
+  parallel_for(channels, std::max<int64_t>(1, 65536 / (channels * taps)), [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end && !found.load(std::memory_order_relaxed); ++c) {
+      const S* row = weight + c * channels * taps;
+      bool any = false;
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t i = 0; i < c * taps; ++i) any |= row[i] != S(0);
+        for (int64_t i = (c + 1) * taps; i < channels * taps; ++i) any |= row[i] != S(0);
+      });
+      if (any) found.store(true, std::memory_order_relaxed);
+    }
+  });
+  return !found;
+}
+
+template <class T, class S>
+void run(Params p, const S* input, const Strides& in, const S* weight, const S* bias, Activation<T> activation,
+         S* output, const Strides& out) {
+  const int64_t taps = p.y.kernel * p.x.kernel;
+  const bool diagonal =
+      p.groups == 1 && p.channels > 1 && p.channels == p.outputs && taps > 1 && is_diagonal(weight, p.channels, taps);
+  if (!diagonal && p.group_channels() > 1) {
+    return PhaseProducts<T, S>(p, input, in, weight, bias, activation, output, out).run();
+  }
+  const int64_t step = diagonal ? (p.channels + 1) * taps : taps;
+  Buffer<T> kernels(size_t(p.outputs * taps));
+  for (int64_t o = 0; o < p.outputs; ++o) {
+    for (int64_t k = 0; k < taps; ++k) kernels[size_t(o * taps + k)] = static_cast<T>(weight[o * step + k]);
+  }
+  planes<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
+}
+
+Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Pairs stride,
+                        Pairs padding, Pairs output_padding, int64_t groups, Pairs dilation,
+                        std::string activation_name, double negative_slope) {
+  const Params p = make_params(kOp, input, weight, stride, padding, output_padding, groups, dilation);
+  check_bias(kOp, bias, input, p.outputs);
+  const double slope = activation_slope(kOp, activation_name, negative_slope);
+  Tensor output = empty_map(input, p.batch, p.outputs, p.y.out, p.x.out, is_channels_last(input));
+  advise_huge_pages(output);
+  if (output.numel() == 0) return output;
+  dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    using T = Accumulator<S>;
+    const Tensor w = contiguous_as(weight, input.scalar_type());
+    const std::optional<Tensor> b = bias ? std::optional(contiguous_as(*bias, input.scalar_type())) : std::nullopt;
+    run<T, S>(p, input.const_data_ptr<S>(), strides_of(input), w.const_data_ptr<S>(),
+              b ? b->const_data_ptr<S>() : nullptr, {T(slope)}, output.mutable_data_ptr<S>(), strides_of(output));
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace fastvision::conv_transpose2d
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("conv_transpose2d", TORCH_BOX(&fastvision::conv_transpose2d::conv_transpose2d));
+}

@@ -1,0 +1,240 @@
+"""Transposed convolution."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastvision import reference
+from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision.ops._layout import empty_map, is_channels_last
+from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate, to_pair
+
+Kernel = Literal["product", "torch", "fastvision"]
+_SMALL_STRIDE = 8  # below it the phases of a kernel are interleaved, from it on they are runs of the kernel's rows
+_FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
+_MANY_POSITIONS = 8192  # enough to gain on oneDNN in the layout it likes best
+
+
+def choose_kernel(
+    input: Tensor, weight: Tensor, stride: Pair, padding: Pair, output_padding: Pair, groups: int, dilation: Pair
+) -> Kernel:
+    """Who computes a transposed convolution fastest, by its shape: a matrix product, torch or a kernel of ours.
+
+    Each line is a measurement (``python -m benchmarks upsample``), ours by torch's: the times decide, not taste.
+    """
+    batch, channels, height, width = input.shape
+    outputs, taps = weight.shape[1] * groups, (weight.shape[2], weight.shape[3])
+    if (height, width, groups) == (1, 1, 1) and (padding, output_padding, dilation) == ((0, 0), (0, 0), (1, 1)):
+        return "product"  # every output has one tap: the weights are read once, which is all there is to do
+    depthwise, positions = groups == channels, batch * height * width
+    if input.is_cuda:
+        # one thread an output: right where each output reads few numbers, where cuDNN's tiles stay empty
+        return "fastvision" if channels // groups * taps[0] * taps[1] <= 64 * stride[0] * stride[1] else "torch"
+    if input.dtype not in (torch.float32, torch.float64):
+        return "fastvision" if depthwise else "torch"  # oneDNN has bfloat16 products, we widen to float32
+    if is_channels_last(input):
+        if depthwise:  # torch keeps the channels of a pixel side by side, which only large strides do not need
+            return "fastvision" if min(stride) >= _SMALL_STRIDE else "torch"
+        ours = outputs <= 4 or min(stride) >= _SMALL_STRIDE or (taps == stride and positions >= _MANY_POSITIONS)
+        return "fastvision" if ours else "torch"
+    if depthwise:
+        return "fastvision"
+    if positions < _FEW_POSITIONS:
+        return "torch"
+    # overlapping kernels with many outputs are what oneDNN is best at; it loses with few outputs, and without overlap
+    return "fastvision" if taps == stride or outputs // groups <= 32 or min(stride) >= _SMALL_STRIDE else "torch"
+
+
+@with_reference(reference.upsample.conv_transpose2d)
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    output_padding: int | Pair = 0,
+    groups: int = 1,
+    dilation: int | Pair = 1,
+    *,
+    activation: Activation | None = None,
+    negative_slope: float = 0.01,
+) -> Tensor:
+    """Every input pixel adds the kernel, weighted with itself, to the output, ``stride`` pixels after its neighbour.
+
+    :func:`choose_kernel` decides by the shape whether torch's convolution or one of ours runs. On the CPU a dense layer
+    whose kernels are zero off the diagonal (FCN's bilinear upsampling, as initialised) is found to be one and costs
+    what a depthwise layer does; an infinite or NaN input then stays in its own channel, where the zeros of the others
+    would make it NaN in all.
+
+    Args:
+        input: ``[N, C, H, W]``, or ``[C, H, W]`` without a batch, any strides; channels_last stays so.
+        weight: ``[C, O / groups, kh, kw]``. Inside autocast it is cast with the input, as torch does.
+        bias: ``[O]`` or None.
+        stride, padding, output_padding, dilation: one number, or one for rows and one for columns, in pixels.
+        groups: channels in and out are split into as many independent layers.
+        activation: ``"relu"`` or ``"leaky_relu"``, applied in the same pass.
+        negative_slope: of ``"leaky_relu"``.
+
+    Shapes:
+        ``[N, C, H, W] -> [N, O, H', W']`` with ``H' = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding +
+        1``, in the dtype of ``input``. Differentiable in ``input``, ``weight`` and ``bias``, any number of times.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, an output_padding not below stride or dilation, an
+            empty output, an unknown activation.
+
+    Complexity:
+        ``O(N C O / groups H W kh kw)``; memory beside input and output: a copy of the input and of the weights.
+
+    Reference:
+        Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4; sub-pixel phases: Shi
+        et al. 2016, "Is the deconvolution layer the same as a convolutional layer?"; signature of
+        ``torch.nn.functional.conv_transpose2d``.
+    """
+    if input.dim() == 3:
+        batched = (input[None], weight, bias, stride, padding, output_padding, groups, dilation)
+        return conv_transpose2d(*batched, activation=activation, negative_slope=negative_slope)[0]
+    input, weight, bias = _cast_together(input, weight, bias)
+    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding), to_pair(dilation)
+    _check_activation(activation)
+    sound = _fits(input, weight, bias, groups, pairs)
+    kernel = choose_kernel(input, weight, *pairs[:3], groups, pairs[3]) if sound else "fastvision"
+    if kernel == "product":
+        columns = weight.flatten(1).to(input.dtype)
+        flat = input.flatten(1) @ columns  # [N, O kh kw]
+        output = flat.view(-1, *weight.shape[1:])
+        return activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
+    if kernel == "torch":
+        output = F.conv_transpose2d(input, weight, bias, *pairs[:3], groups, pairs[3])
+        return activate(output, activation, negative_slope)
+    return torch.ops.fastvision.conv_transpose2d(
+        input, weight, bias, *pairs[:3], groups, pairs[3], activation or "none", negative_slope
+    )
+
+
+def _fits(
+    input: Tensor, weight: Tensor, bias: Tensor | None, groups: int, geometry: tuple[Pair, Pair, Pair, Pair]
+) -> bool:
+    """Whether the arguments make sense; if not, our kernel is the one that says so."""
+    return (
+        input.dim() == 4
+        and weight.dim() == 4
+        and groups > 0
+        and input.shape[1] == weight.shape[0]
+        and input.shape[1] % groups == 0
+        and (bias is None or bias.shape == (weight.shape[1] * groups,))
+        and input.numel() > 0
+        and weight.numel() > 0
+        and all(s > 0 and d > 0 and 0 <= e < max(s, d) and p >= 0 for s, p, e, d in zip(*geometry, strict=True))
+        and min(_sides(input, weight, *geometry)) > 0
+    )
+
+
+def _sides(
+    input: Tensor, weight: Tensor, stride: Pair, padding: Pair, output_padding: Pair, dilation: Pair
+) -> list[int]:
+    """Height and width of the output."""
+    return [
+        (i - 1) * s - 2 * p + d * (k - 1) + e + 1
+        for i, k, s, p, e, d in zip(
+            input.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True
+        )
+    ]
+
+
+def _check_activation(activation: str | None) -> None:
+    if activation not in (None, "relu", "leaky_relu"):
+        raise ValueError(f'conv_transpose2d: expected activation None, "relu" or "leaky_relu", got {activation!r}')
+
+
+def _cast_together(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inside autocast all in its dtype, as torch's convolutions; elsewhere weights follow the input."""
+    dtype = input.dtype
+    if torch.is_autocast_enabled(input.device.type) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(input.device.type)
+    return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """``torch.nn.ConvTranspose2d`` on :func:`conv_transpose2d`: the same arguments, parameters and state dict.
+
+    Args:
+        activation: keyword-only, ``"relu"`` or ``"leaky_relu"``, fused with the convolution.
+        negative_slope: keyword-only, of ``"leaky_relu"``.
+    """
+
+    def __init__(
+        self, *args: Any, activation: Activation | None = None, negative_slope: float = 0.01, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        _check_activation(activation)
+        self.activation, self.negative_slope = activation, negative_slope
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """``[N, C, H, W]``; ``output_size``: which of the sizes that a convolution shrinks to the input's."""
+        stride, padding, kernel, dilation = (
+            to_pair(cast(Pair, p)) for p in (self.stride, self.padding, self.kernel_size, self.dilation)
+        )
+        extra = self._output_padding(input, output_size, list(stride), list(padding), list(kernel), 2, list(dilation))
+        return conv_transpose2d(
+            input,
+            self.weight,
+            self.bias,
+            stride,
+            padding,
+            to_pair(cast(Pair, tuple(extra))),
+            self.groups,
+            dilation,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+        )
+
+    def extra_repr(self) -> str:
+        plain: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        return plain + (f", activation={self.activation!r}" if self.activation else "")
+
+
+@register_fake("conv_transpose2d")
+def _(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    output_padding: Pair,
+    groups: int,
+    dilation: Pair,
+    activation: str,
+    negative_slope: float,
+) -> Tensor:
+    sides = _sides(input, weight, stride, padding, output_padding, dilation)
+    return empty_map(input, [input.shape[0], weight.shape[1] * groups, *sides], is_channels_last(input))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, bias, *ctx.geometry, ctx.activation, ctx.negative_slope = inputs
+    ctx.has_bias = bias is not None
+    # the sign of an output is that of the sum before it, for both activations
+    ctx.save_for_backward(input, weight, output if ctx.activation != "none" else None)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Any:
+    """By torch's own convolutions, which are differentiable again."""
+    input, weight, output = ctx.saved_tensors
+    stride, padding, output_padding, groups, dilation = ctx.geometry
+    if output is not None:
+        slope = 0.0 if ctx.activation == "relu" else ctx.negative_slope
+        grad = torch.where(output > 0, grad, slope * grad)
+    needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
+    bias_sizes = [grad.shape[1]] if ctx.has_bias else None
+    gradients = torch.ops.aten.convolution_backward(
+        grad, input, weight, bias_sizes, stride, padding, dilation, True, output_padding, groups, needed
+    )
+    return *gradients, *((None,) * 7)
+
+
+register_autograd("conv_transpose2d", _backward, _save)

@@ -1,0 +1,187 @@
+"""Transposed convolution against torch's, in every combination of arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fastvision import _library, ops
+from fastvision.ops.upsample.conv_transpose2d import choose_kernel
+
+pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to compare")
+
+
+def kernel(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, slope: float = 0.0) -> Tensor:
+    """Our kernel, whatever :func:`choose_kernel` would say. rest: stride, padding, output_padding, groups, dilation."""
+    return torch.ops.fastvision.conv_transpose2d(input, weight, bias, *rest, "leaky_relu", slope)
+
+
+_pair = st.tuples(st.integers(1, 5), st.integers(1, 5))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    groups=st.sampled_from([(1, 7, 5), (1, 3, 3), (2, 3, 4), (3, 1, 1), (5, 1, 2), (1, 1, 9)]),
+    size=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 37)),
+    taps=st.tuples(st.sampled_from([1, 2, 3, 5, 18]), st.sampled_from([1, 2, 4, 7, 17, 33])),
+    stride=st.tuples(st.sampled_from([1, 2, 3, 9]), st.sampled_from([1, 2, 3, 4, 16])),
+    dilation=st.tuples(st.integers(1, 2), st.sampled_from([1, 1, 2, 3])),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 3)),
+    extra=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    layout=st.sampled_from(["contiguous", "channels_last", "strided"]),
+    biased=st.booleans(),
+)
+def test_equals_torch(
+    groups: Any, size: Any, taps: Any, stride: Any, dilation: Any, padding: Any, extra: Any, layout: str, biased: bool
+) -> None:
+    count, inputs, outputs = groups
+    batch, height, width = size
+    extra = tuple(min(e, max(s, d) - 1) for e, s, d in zip(extra, stride, dilation, strict=True))
+    sides = [
+        (i - 1) * s - 2 * p + d * (k - 1) + e
+        for i, s, p, d, k, e in zip((height, width), stride, padding, dilation, taps, extra, strict=True)
+    ]
+    if min(sides) < 0:
+        padding = (0, 0)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, count * inputs, height, width, generator=g, dtype=torch.float64)
+    if layout == "channels_last":
+        x = x.to(memory_format=torch.channels_last)
+    elif layout == "strided":
+        x = torch.randn(batch, count * inputs, height, 2 * width, generator=g, dtype=torch.float64)[..., ::2]
+    weight = torch.randn(count * inputs, outputs, *taps, generator=g, dtype=torch.float64)
+    bias = torch.randn(count * outputs, generator=g, dtype=torch.float64) if biased else None
+    rest = (stride, padding, extra, count, dilation)
+    expected = F.leaky_relu(F.conv_transpose2d(x, weight, bias, *rest), 0.1)
+    actual = kernel(x, weight, bias, *rest, slope=0.1)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    if layout == "channels_last" and not expected.is_contiguous() and not x.is_contiguous():
+        assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bits_do_not_depend_on_threads(groups: int, channels_last: bool) -> None:
+    x = torch.randn(2, 8, 30, 41)
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    weight = torch.randn(8, 12 // groups, 4, 4)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(kernel(x, weight, None, (2, 2), (1, 1), (0, 0), groups, (1, 1)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_the_lectures_example() -> None:
+    """Filter (x, y, z) on inputs a, b with stride 2: ax, ay, az + bx, by, bz."""
+    a, b, x, y, z = 2.0, 3.0, 5.0, 7.0, 11.0
+    out = ops.conv_transpose1d(torch.tensor([[[a, b]]]), torch.tensor([[[x, y, z]]]), stride=2)
+    assert out.tolist() == [[[a * x, a * y, a * z + b * x, b * y, b * z]]]
+
+
+def test_unlearned_upsampling_of_two_by_two() -> None:
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    assert ops.nearest_upsample(x, 2)[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+    assert ops.bed_of_nails_upsample(x, 2)[0, 0].tolist() == [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
+
+
+def test_nails_stay_where_they_are() -> None:
+    x = torch.full((1, 2, 2, 2), float("inf"))
+    assert torch.equal(ops.bed_of_nails_upsample(x, 3), ops.bed_of_nails_upsample.reference(x, 3))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_pixel_reaches_its_kernel_only(bad: float, device: torch.device) -> None:
+    x = torch.randn(1, 3, 9, 40, device=device)
+    x[0, 1, 4, 20] = bad
+    weight = torch.randn(3, 5, 4, 4, device=device)
+    expected = F.conv_transpose2d(x, weight, None, 2, 1)
+    actual = kernel(x, weight, None, (2, 2), (1, 1), (0, 0), 1, (1, 1), slope=1.0)
+    assert torch.equal(actual.isfinite(), expected.isfinite())
+    assert 0 < int((~actual.isfinite()).sum()) == 5 * 16
+
+
+def test_a_diagonal_layer_is_depthwise(device: torch.device) -> None:
+    x, kernels = torch.randn(2, 6, 8, 9, device=device), torch.randn(6, 1, 8, 8, device=device)
+    dense = torch.zeros(6, 6, 8, 8, device=device)
+    dense[range(6), range(6)] = kernels[:, 0]
+    rest = ((4, 4), (2, 2), (0, 0))
+    assert torch.equal(
+        kernel(x, dense, None, *rest, 1, (1, 1), slope=1.0), kernel(x, kernels, None, *rest, 6, (1, 1), slope=1.0)
+    )
+    dense[0, 5, 7, 7] = 1e-30  # no longer
+    torch.testing.assert_close(
+        kernel(x, dense, None, *rest, 1, (1, 1), slope=1.0),
+        F.conv_transpose2d(x, dense, None, 4, 2),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_module_is_torchs() -> None:
+    plain, ours = nn.ConvTranspose2d(6, 4, 3, 2, 1, 1, 2), ops.ConvTranspose2d(6, 4, 3, 2, 1, 1, 2, activation="relu")
+    ours.load_state_dict(plain.state_dict())
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    assert isinstance(ours, nn.ConvTranspose2d)
+    assert repr(ops.ConvTranspose2d(6, 4, 3, 2, 1, 1, 2)) == repr(plain)
+    assert repr(ours) == repr(plain)[:-1] + ", activation='relu')"
+    x = torch.randn(2, 6, 5, 7)
+    torch.testing.assert_close(ours(x), plain(x).relu())
+    torch.testing.assert_close(ours(x, output_size=[9, 13]), plain(x, output_size=[9, 13]).relu())
+    with pytest.raises(ValueError, match="zeros"):
+        ops.ConvTranspose2d(1, 1, 1, padding_mode="reflect")
+
+
+def test_autocast_casts_as_torch_does(device: torch.device) -> None:
+    plain, ours = nn.ConvTranspose2d(8, 4, 4, 2, 1).to(device), ops.ConvTranspose2d(8, 4, 4, 2, 1).to(device)
+    ours.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 8, 20, 30, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        expected, actual = plain(x), ours(x)
+    assert actual.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), expected.float(), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"weight": torch.zeros(4, 2, 2, 2)},
+            r"expected weight of shape \[3, O / groups, kh, kw\].*got \[4, 2, 2, 2\]",
+        ),
+        ({"weight": torch.zeros(3, 2, 2)}, "expected weight of shape"),
+        ({"input": torch.zeros(3, 2)}, "expected input of shape"),
+        ({"groups": 2}, "expected groups to divide the 3 input channels, got 2"),
+        ({"bias": torch.zeros(5)}, r"expected bias of shape \[2\], got \[5\]"),
+        ({"stride": 0}, "expected stride and dilation > 0"),
+        ({"output_padding": 2, "stride": 2, "groups": 1}, "expected output_padding below stride or dilation"),
+        ({"padding": 9}, "expected a non-empty output"),
+        ({"activation": "gelu"}, "expected activation"),
+    ],
+)
+def test_errors_say_what_was_expected(change: dict[str, Any], text: str) -> None:
+    call: dict[str, Any] = {"input": torch.zeros(1, 3, 4, 4), "weight": torch.zeros(3, 2, 2, 2)}
+    with pytest.raises((ValueError, RuntimeError), match=text):
+        ops.conv_transpose2d(**{**call, **change})
+
+
+def test_the_choice() -> None:
+    def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
+        x, weight = torch.empty(1, channels, side, side, **kwargs), torch.empty(channels, outputs // groups, taps, taps)
+        return choose_kernel(x, weight, (stride, stride), (0, 0), (0, 0), groups, (1, 1))
+
+    assert chosen(512, 512, 7, 1, 1) == "product"
+    assert chosen(21, 21, 64, 32, 40, 21) == "fastvision"
+    assert chosen(512, 256, 4, 2, 4) == "torch"
+    assert chosen(64, 3, 4, 2, 64) == "fastvision"
+    assert chosen(256, 256, 4, 2, 64, dtype=torch.bfloat16) == "torch"
