@@ -66,6 +66,12 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def(
       "roi_align_rotated_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool clockwise, bool channels_last) -> Tensor");
 
+  // style
+  m.def("gram_matrix(Tensor features, float scale) -> Tensor");
+  m.def("gram_matrix_backward(Tensor grad, Tensor features, float scale) -> Tensor");
+  m.def(
+      "style_loss(Tensor[] features, Tensor[] targets, float[] weights, float[] scales) -> (Tensor loss, Tensor differences)");
+
   // upsample
   m.def(
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] output_padding, int groups, int[] dilation, str activation, float negative_slope) -> Tensor");

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/gemm.h"
+#include "common/host_device.h"
 #include "common/parallel.h"
 #include "common/transpose.h"
 #include "upsample/depthwise.h"

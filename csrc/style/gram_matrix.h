@@ -1,0 +1,69 @@
+// Gram matrices of feature maps: gram[b][i][j] = scale * sum_p features[b][i][p] * features[b][j][p] (Gatys et al.
+// 2016, eq. 3), their gradient, and the loss between two of them (eq. 4).
+#pragma once
+
+#include <vector>
+
+#include "common/layout.h"
+
+namespace fastvision::gram_matrix {
+
+// features [batch, channels, pixels]; channels_last: pixels outermost
+struct Params {
+  int64_t batch, channels, pixels;
+  bool channels_last;
+};
+
+inline Params make_params(const char* op, const Tensor& features) {
+  FV_CHECK(features.dim() == 4, op, "expected features of shape [B, C, H, W], got ", shape_of(features));
+  check_floating(op, "features", features);
+  return {features.size(0), features.size(1), features.size(2) * features.size(3), is_channels_last(features)};
+}
+
+// The map itself where it is dense in either order, a copy elsewhere.
+inline Tensor dense(const Tensor& features) {
+  return features.is_contiguous() || is_channels_last(features) ? features : torch::stable::contiguous(features);
+}
+
+inline Params check_backward(const char* op, const Tensor& grad, const Tensor& features) {
+  const Params p = make_params(op, features);
+  FV_CHECK(grad.dim() == 3 && grad.size(0) == p.batch && grad.size(1) == p.channels && grad.size(2) == p.channels, op,
+           "expected grad of shape [", p.batch, ", ", p.channels, ", ", p.channels, "], got ", shape_of(grad));
+  check_floating(op, "grad", grad);
+  check_same_device(op, "grad", grad, "features", features);
+  return p;
+}
+
+// One layer's target: [C, C] for all images, or [B, C, C].
+inline void check_target(const char* op, const Tensor& target, const Tensor& features, size_t layer) {
+  const int64_t c = features.size(1);
+  const bool square = (target.dim() == 2 || (target.dim() == 3 && target.size(0) == features.size(0))) &&
+                      target.size(-1) == c && target.size(-2) == c;
+  FV_CHECK(square, op, "expected the target of layer ", layer, " to be a Gram matrix [", c, ", ", c, "], or ",
+           features.size(0), " of them, got ", shape_of(target));
+  check_floating(op, "targets", target);
+  check_same_device(op, "targets", target, "features", features);
+}
+
+inline void check_layers(const char* op, const std::vector<Tensor>& features, const std::vector<Tensor>& targets,
+                         const std::vector<double>& weights, const std::vector<double>& scales) {
+  FV_CHECK(!features.empty(), op, "expected at least one layer");
+  FV_CHECK(targets.size() == features.size() && weights.size() == features.size() && scales.size() == features.size(),
+           op, "expected as many targets and weights as features, got ", features.size(), " features, ", targets.size(),
+           " targets and ", weights.size(), " weights");
+  for (size_t l = 0; l < features.size(); ++l) {
+    make_params(op, features[l]);
+    check_target(op, targets[l], features[l], l);
+    check_same_device(op, "features", features[l], "the first layer", features[0]);
+  }
+}
+
+// float64 if any layer is.
+inline ScalarType loss_type(const std::vector<Tensor>& features) {
+  for (const Tensor& f : features) {
+    if (f.scalar_type() == ScalarType::Double) return ScalarType::Double;
+  }
+  return ScalarType::Float;
+}
+
+}  // namespace fastvision::gram_matrix

@@ -1,0 +1,93 @@
+// gram_matrix and style_loss on the CPU.
+#include <torch/csrc/stable/library.h>
+
+#include "style/gram_matrix_cpu.h"
+
+namespace fastvision::gram_matrix {
+namespace {
+
+// [B, C, C] in the type of the sums
+template <class T, class S>
+void gram_of(const Params& p, const Tensor& features, double scale, T* out) {
+  if (p.batch * p.channels > 0) multiply_transposed<T, S>(p, features.const_data_ptr<S>(), T(scale), out);
+}
+
+Tensor gram_matrix(const Tensor& features, double scale) {
+  constexpr const char* kOp = "gram_matrix";
+  const Tensor f = dense(features);
+  const Params p = make_params(kOp, f);
+  const Tensor sums =
+      torch::stable::new_empty(f, {p.batch, p.channels, p.channels}, geometry_type(features.scalar_type()));
+  dispatch_floating(kOp, features.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    gram_of<Accumulator<S>, S>(p, f, scale, sums.mutable_data_ptr<Accumulator<S>>());
+  });
+  return torch::stable::to(sums, features.scalar_type());
+}
+
+Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, double scale) {
+  constexpr const char* kOp = "gram_matrix_backward";
+  const Tensor f = dense(features);
+  const Params p = check_backward(kOp, grad, f);
+  Tensor out = empty_map(f, f.size(0), f.size(1), f.size(2), f.size(3), p.channels_last);
+  advise_huge_pages(out);
+  if (out.numel() == 0) return out;
+  dispatch_floating(kOp, features.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    using T = Accumulator<S>;
+    const Tensor g = contiguous_as(grad, geometry_type(features.scalar_type()));
+    multiply_symmetric<T, S>(p, g.const_data_ptr<T>(), f.const_data_ptr<S>(), T(scale), out.mutable_data_ptr<S>());
+  });
+  return out;
+}
+
+// The differences of all layers, one after the other, and the loss.
+std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<Tensor> targets,
+                                      std::vector<double> weights, std::vector<double> scales) {
+  constexpr const char* kOp = "style_loss";
+  check_layers(kOp, features, targets, weights, scales);
+  const ScalarType type = loss_type(features);
+  int64_t size = 0;
+  for (const Tensor& f : features) size += f.size(0) * f.size(1) * f.size(1);
+  const Tensor differences = torch::stable::new_empty(features[0], {size}, type);
+  const Tensor loss = torch::stable::new_empty(features[0], {}, type);
+  dispatch_geometry(type, [&](auto t) {
+    using T = typename decltype(t)::type;
+    T* difference = differences.mutable_data_ptr<T>();
+    double total = 0;
+    for (size_t l = 0; l < features.size(); ++l) {
+      const Tensor f = dense(features[l]);
+      const Params p = make_params(kOp, f);
+      const int64_t matrix = p.channels * p.channels, count = p.batch * matrix;
+      dispatch_floating(kOp, f.scalar_type(), [&](auto s) {
+        using S = typename decltype(s)::type;
+        if constexpr (std::is_same_v<Accumulator<S>, T>) {
+          gram_of<T, S>(p, f, scales[l], difference);
+        } else {
+          const Tensor wide = contiguous_as(f, type);
+          gram_of<T, T>(make_params(kOp, wide), wide, scales[l], difference);
+        }
+      });
+      const Tensor target = contiguous_as(targets[l], type);
+      const T* wanted = target.const_data_ptr<T>();
+      double sum = 0;  // in double: the loss is one number of many
+      for (int64_t i = 0; i < count; ++i) {
+        difference[i] -= wanted[target.dim() == 2 ? i % matrix : i];
+        sum += double(difference[i]) * double(difference[i]);
+      }
+      if (p.batch > 0) total += weights[l] * sum / double(p.batch);
+      difference += count;
+    }
+    *loss.mutable_data_ptr<T>() = T(total);
+  });
+  return {loss, differences};
+}
+
+}  // namespace
+}  // namespace fastvision::gram_matrix
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("gram_matrix", TORCH_BOX(&fastvision::gram_matrix::gram_matrix));
+  m.impl("gram_matrix_backward", TORCH_BOX(&fastvision::gram_matrix::gram_matrix_backward));
+  m.impl("style_loss", TORCH_BOX(&fastvision::gram_matrix::style_loss));
+}
