@@ -65,4 +65,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
       "roi_align_rotated(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned, bool clockwise) -> Tensor");
   m.def(
       "roi_align_rotated_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool clockwise, bool channels_last) -> Tensor");
+
+  // upsample
+  m.def("max_unpool2d(Tensor input, Tensor indices, SymInt height, SymInt width) -> Tensor");
+  m.def("max_unpool2d_backward(Tensor grad, Tensor indices) -> Tensor");
 }

@@ -49,10 +49,12 @@ from fastvision.ops.roi import (
     roi_pool,
     spatial_pyramid_pool,
 )
+from fastvision.ops.upsample import MaxUnpool2d, bilinear_kernel, max_pool2d_with_indices, max_unpool2d
 
 __all__ = [
     "AnchorGenerator",
     "DefaultBoxGenerator",
+    "MaxUnpool2d",
     "MultiScaleRoIAlign",
     "PSRoIAlign",
     "PSRoIPool",
@@ -62,6 +64,7 @@ __all__ = [
     "SpatialPyramidPool",
     "balanced_sample",
     "batched_nms",
+    "bilinear_kernel",
     "box_area",
     "box_convert",
     "box_iou",
@@ -80,6 +83,8 @@ __all__ = [
     "mask_iou",
     "masks_to_boxes",
     "match_boxes",
+    "max_pool2d_with_indices",
+    "max_unpool2d",
     "multiscale_roi_align",
     "nms",
     "nms_padded",
