@@ -81,6 +81,7 @@ def test_of_overlapping_windows_the_last_stays(layout: Any, kernel: Any, stride:
     st.integers(0, 2**31), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
 def test_random_indices(
+    device: torch.device,
     batch: int,
     channels: int,
     size: tuple[int, int],
@@ -89,7 +90,6 @@ def test_random_indices(
     unlike: bool,
     last: bool,
     narrow: bool,
-    device: torch.device,
 ) -> None:
     """Any places at all, a permutation of distinct ones too, in every mixture of formats."""
     g = data.generator(seed)
