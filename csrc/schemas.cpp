@@ -20,6 +20,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def(
       "paste_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold, str rule) -> (Tensor, Tensor)");
   m.def("masks_to_boxes(Tensor masks) -> Tensor");
+  m.def(
+      "mask_logits(Tensor features, Tensor weight, Tensor bias, Tensor class_weight, Tensor class_bias, Tensor labels) -> Tensor");
   m.def("heatmaps_to_keypoints(Tensor heatmaps, Tensor rois) -> (Tensor, Tensor)");
 
   // nms

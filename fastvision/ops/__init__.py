@@ -21,7 +21,14 @@ from fastvision.ops.boxes import (
     match_boxes,
     remove_small_boxes,
 )
-from fastvision.ops.masks import heatmaps_to_keypoints, mask_iou, masks_to_boxes, paste_masks, paste_masks_rle
+from fastvision.ops.masks import (
+    heatmaps_to_keypoints,
+    mask_iou,
+    mask_logits,
+    masks_to_boxes,
+    paste_masks,
+    paste_masks_rle,
+)
 from fastvision.ops.nms import batched_nms, nms, nms_padded, nms_rotated, soft_nms
 from fastvision.ops.proposals import (
     AnchorGenerator,
@@ -81,6 +88,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "heatmaps_to_keypoints",
     "mask_iou",
+    "mask_logits",
     "masks_to_boxes",
     "match_boxes",
     "max_pool2d_with_indices",
