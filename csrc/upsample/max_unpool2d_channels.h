@@ -14,14 +14,13 @@ constexpr int64_t kLanes = 16;  // channels that the general path takes together
 // local [channels]: the indices of one input counted from the first pixel of its cell; false: one is not in these rows.
 [[gnu::always_inline]] inline bool localise(const Params& p, const int64_t* places, int64_t first,
                                             int32_t* __restrict local) {
-  const uint64_t rows = uint64_t(p.cell_height * p.out_width);
-  bool outside = false;
+  const int64_t end = first + p.cell_height * p.out_width;
+  uint64_t beyond = 0;
   for (int64_t c = 0; c < p.channels; ++c) {
-    const int64_t place = places[c] - first;
-    outside |= uint64_t(place) >= rows;
-    local[c] = int32_t(place);
+    beyond |= distance_beyond(places[c], first, end);
+    local[c] = int32_t(uint64_t(places[c]) - uint64_t(first));
   }
-  return !outside;
+  return int64_t(beyond) >= 0;
 }
 
 // visit(pixel of the output, pixel of the cell) for the pixels of cell (i, j)

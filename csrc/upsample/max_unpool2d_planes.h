@@ -11,14 +11,13 @@ constexpr int64_t kBandBytes = 16 << 10;  // half of a small L1 cache
 
 [[gnu::always_inline]] inline bool all_within(const int64_t* places, int64_t step, int64_t count, int64_t low,
                                               int64_t high) {
-  const uint64_t size = uint64_t(high - low);
-  bool outside = false;
+  uint64_t beyond = 0;
   if (step == 1) {
-    for (int64_t j = 0; j < count; ++j) outside |= uint64_t(places[j] - low) >= size;
+    for (int64_t j = 0; j < count; ++j) beyond |= distance_beyond(places[j], low, high);
   } else {
-    for (int64_t j = 0; j < count; ++j) outside |= uint64_t(places[j * step] - low) >= size;
+    for (int64_t j = 0; j < count; ++j) beyond |= distance_beyond(places[j * step], low, high);
   }
-  return !outside;
+  return int64_t(beyond) >= 0;
 }
 
 // Input rows that make a band of the output: as many as stay in the cache.
