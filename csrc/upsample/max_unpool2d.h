@@ -23,9 +23,9 @@ struct Params {
     return i * cell_height * out_width + j * cell_width;
   }
   FV_HOST_DEVICE bool in_cell(int64_t place, int64_t i, int64_t j) const {
-    place -= first_of_cell(i, j);
-    for (int64_t r = 0; r < cell_height; ++r, place -= out_width) {
-      if (uint64_t(place) < uint64_t(cell_width)) return true;
+    uint64_t along = uint64_t(place) - uint64_t(first_of_cell(i, j));
+    for (int64_t r = 0; r < cell_height; ++r, along -= uint64_t(out_width)) {
+      if (along < uint64_t(cell_width)) return true;
     }
     return false;
   }

@@ -75,13 +75,14 @@ void unpool_planes(const Params& p, const Map<const W>& in, const Places& places
 
 // Whether each of a row of indices lies in its own cell.
 [[gnu::always_inline]] inline bool all_in_cells(const Params& p, const int64_t* places, int64_t step, int64_t i) {
+  const uint64_t width = uint64_t(p.cell_width);
   int64_t inside = 0;
   for (int64_t r = 0; r < p.cell_height; ++r) {
-    const int64_t first = p.first_of_cell(i, 0) + r * p.out_width, width = p.cell_width;
+    const uint64_t first = uint64_t(p.first_of_cell(i, 0) + r * p.out_width);
     if (step == 1) {
-      for (int64_t j = 0; j < p.width; ++j) inside += uint64_t(places[j] - first - j * width) < uint64_t(width);
+      for (int64_t j = 0; j < p.width; ++j) inside += uint64_t(places[j]) - first - uint64_t(j) * width < width;
     } else {
-      for (int64_t j = 0; j < p.width; ++j) inside += uint64_t(places[j * step] - first - j * width) < uint64_t(width);
+      for (int64_t j = 0; j < p.width; ++j) inside += uint64_t(places[j * step]) - first - uint64_t(j) * width < width;
     }
   }
   return inside == p.width;

@@ -127,7 +127,7 @@ def test_one_stray_index(layout: Any, device: torch.device) -> None:
 
 
 @LAYOUTS
-@pytest.mark.parametrize("wrong", [-1, 168, 2**32 + 3, -(2**62), 2**63 - 1])
+@pytest.mark.parametrize("wrong", [-1, 168, 2**32 + 3, -(2**63), 2**63 - 1])
 def test_an_index_that_names_no_pixel(layout: Any, wrong: int, device: torch.device) -> None:
     features = data.feature_map(3, 20, 12, 14).to(device).to(memory_format=layout)
     values, switches = pooled(features, 2)
