@@ -23,10 +23,11 @@ from benchmarks.workload import (
 )
 from fastvision import ops, reference
 from fastvision.testing import Sample, data
-from fastvision.testing.cases.masks import probabilities
+from fastvision.testing.cases.masks import mask_head, probabilities
 
 IMAGE = (800, 1333)
 OBJECTS = 100
+THREE_LAYERS = "torch's three layers"
 PER_BOX = "grid_sample per box"  # as Detectron2 pastes on the CPU
 
 _Contenders = dict[str, Callable[[], Any]]
@@ -42,6 +43,8 @@ def workloads(options: Options) -> Iterator[Workload]:
         yield _run_lengths(masks, boxes, heads)
     yield _boxes(masks, boxes, options)
     yield _keypoints(heads, options)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        yield _head(layout, options)
 
 
 def _paste_as_torchvision(masks: Tensor, boxes: Tensor, heads: Any, options: Options) -> Workload:
@@ -126,6 +129,25 @@ def _keypoints(heads: Any, options: Options) -> Workload:
     name = "heatmaps_to_keypoints, 50 people"
     work = case("heatmaps_to_keypoints").work(Sample("", (maps, rois)))
     return Workload("masks", name, contenders, close(1e-4, 1e-4), work, targets)
+
+
+def _head(layout: torch.memory_format, options: Options) -> Workload:
+    """The tail of Mask R-CNN's mask head, classes of COCO with the background."""
+    inputs = tuple(t.to(options.device) for t in mask_head(OBJECTS, 256, 256, 91, (14, 14)))
+    head = (inputs[0].to(memory_format=layout), *inputs[1:])
+    contenders: _Contenders = {OURS: lambda: ops.mask_logits(*head), THREE_LAYERS: lambda: _three_layers(*head)}
+    work = case("mask_logits").work(Sample("", head))
+    targets: dict[str, float] = {} if options.cuda else {THREE_LAYERS: 3}
+    name = f"mask_logits 100 x 256 x 14^2 {'channels_last' if layout == torch.channels_last else 'NCHW'}"
+    return Workload("masks", name, contenders, close(1e-4, 1e-4), work, targets)
+
+
+def _three_layers(
+    features: Tensor, weight: Tensor, bias: Tensor, class_weight: Tensor, class_bias: Tensor, labels: Tensor
+) -> Tensor:
+    hidden = F.conv_transpose2d(features, weight, bias, stride=2).relu_()
+    maps = F.conv2d(hidden, class_weight[:, :, None, None], class_bias)
+    return maps[torch.arange(len(labels), device=labels.device), labels]
 
 
 def _nearly_all_equal(label: str, theirs: Tensor, ours: Tensor) -> Verdict:

@@ -20,6 +20,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def(
       "paste_masks_rle(Tensor masks, Tensor boxes, int height, int width, float threshold, str rule) -> (Tensor, Tensor)");
   m.def("masks_to_boxes(Tensor masks) -> Tensor");
+  m.def(
+      "mask_logits(Tensor features, Tensor weight, Tensor bias, Tensor class_weight, Tensor class_bias, Tensor labels) -> Tensor");
   m.def("heatmaps_to_keypoints(Tensor heatmaps, Tensor rois) -> (Tensor, Tensor)");
 
   // nms
@@ -75,4 +77,6 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   // upsample
   m.def(
       "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] output_padding, int groups, int[] dilation, str activation, float negative_slope) -> Tensor");
+  m.def("max_unpool2d(Tensor input, Tensor indices, SymInt height, SymInt width) -> Tensor");
+  m.def("max_unpool2d_backward(Tensor grad, Tensor indices) -> Tensor");
 }

@@ -21,7 +21,14 @@ from fastvision.ops.boxes import (
     match_boxes,
     remove_small_boxes,
 )
-from fastvision.ops.masks import heatmaps_to_keypoints, mask_iou, masks_to_boxes, paste_masks, paste_masks_rle
+from fastvision.ops.masks import (
+    heatmaps_to_keypoints,
+    mask_iou,
+    mask_logits,
+    masks_to_boxes,
+    paste_masks,
+    paste_masks_rle,
+)
 from fastvision.ops.nms import batched_nms, nms, nms_padded, nms_rotated, soft_nms
 from fastvision.ops.proposals import (
     AnchorGenerator,
@@ -51,9 +58,13 @@ from fastvision.ops.roi import (
 )
 from fastvision.ops.upsample import (
     ConvTranspose2d,
+    MaxUnpool2d,
     bed_of_nails_upsample,
+    bilinear_kernel,
     conv_transpose1d,
     conv_transpose2d,
+    max_pool2d_with_indices,
+    max_unpool2d,
     nearest_upsample,
 )
 
@@ -61,6 +72,7 @@ __all__ = [
     "AnchorGenerator",
     "ConvTranspose2d",
     "DefaultBoxGenerator",
+    "MaxUnpool2d",
     "MultiScaleRoIAlign",
     "PSRoIAlign",
     "PSRoIPool",
@@ -71,6 +83,7 @@ __all__ = [
     "balanced_sample",
     "batched_nms",
     "bed_of_nails_upsample",
+    "bilinear_kernel",
     "box_area",
     "box_convert",
     "box_iou",
@@ -89,8 +102,11 @@ __all__ = [
     "generalized_box_iou_loss",
     "heatmaps_to_keypoints",
     "mask_iou",
+    "mask_logits",
     "masks_to_boxes",
     "match_boxes",
+    "max_pool2d_with_indices",
+    "max_unpool2d",
     "multiscale_roi_align",
     "nearest_upsample",
     "nms",

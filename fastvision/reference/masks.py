@@ -139,3 +139,25 @@ def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
         keypoints[i, :, :2] = place * (side / side.ceil()) + box[:2]
         scores[i] = resized.gather(1, best[:, None])[:, 0]
     return keypoints.to(maps.dtype), scores.to(maps.dtype)
+
+
+def mask_logits(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    class_weight: Tensor,
+    class_bias: Tensor,
+    labels: Tensor,
+    *,
+    sigmoid: bool = False,
+) -> Tensor:
+    """[R, C, H, W], [C, O, 2, 2], [O], [K, O], [K], [R] -> [R, 2H, 2W]: the three layers, then the map of each label"""
+    if len(labels) and not (labels.amin() >= 0 and labels.amax() < len(class_weight)):
+        raise IndexError(f"mask_logits: expected labels in [0, {len(class_weight)})")
+    dtype = working_dtype(features)
+    layers = (t.to(dtype) for t in (weight, bias, class_weight, class_bias))
+    kernel, offset, class_kernel, class_offset = layers
+    hidden = F.conv_transpose2d(features.to(dtype), kernel, offset, stride=2).relu()
+    maps = F.conv2d(hidden, class_kernel.flatten(1)[:, :, None, None], class_offset)
+    logits = maps[torch.arange(len(labels), device=labels.device), labels].to(features.dtype)
+    return logits.sigmoid() if sigmoid else logits

@@ -52,7 +52,7 @@ class OpCase:
         samples: ``(device, dtype) -> calls``, edge cases included, the same in every run.
         gradient_samples: calls in float64, away from kinks, for gradcheck; None if not differentiable.
         differentiable: positions in ``args`` that gradients flow to; tensors or lists of tensors.
-        linear: linear in those arguments, so that gradgradcheck applies.
+        linear: in those arguments, or differentiable twice for another reason, so that gradgradcheck applies.
         work: cost of a call.
         exact: outputs are indices and must be equal.
         traceable: false if the result is not made of tensors, so that torch.compile and torch.export do not apply.

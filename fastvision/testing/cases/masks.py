@@ -72,6 +72,43 @@ def _keypoint_work(sample: Sample) -> Work:
     return Work(nbytes(*sample.args), 0)
 
 
+def mask_head(rois: int, channels: int, hidden: int, classes: int, side: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Features, the weights and biases of both layers, labels of every class in turn."""
+    g = data.generator(6)
+    shapes = ((rois, channels, *side), (channels, hidden, 2, 2), (hidden,), (classes, hidden), (classes,))
+    scales = (1, max(channels, 1) ** -0.5, 0.5, hidden**-0.5, 0.5)
+    tensors = [torch.randn(shape, generator=g) * scale for shape, scale in zip(shapes, scales, strict=True)]
+    return *tensors, torch.arange(rois) % classes
+
+
+def _head_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    *numbers, labels = (t.to(device) for t in mask_head(7, 20, 37, 5, (5, 6)))
+    head = (*(t.to(dtype) for t in numbers), labels)
+    yield Sample("plain", head)
+    last = head[0].to(memory_format=torch.channels_last)
+    yield Sample("channels_last", (last, *head[1:]), {"sigmoid": True})
+    yield Sample("strided", (head[0][:, :, 1:, ::2], *head[1:]))
+    yield Sample("as convolutions", (*head[:3], head[3][:, :, None, None], *head[4:]))
+    wide = (t.to(device) for t in mask_head(2, 33, 32, 3, (14, 14)))
+    yield Sample("whole vectors", tuple(t.to(dtype) if t.is_floating_point() else t for t in wide))
+    yield Sample("one unit", (head[0], head[1][:, :1], head[2][:1], head[3][:, :1], *head[4:]))
+    yield Sample("no rois", (head[0][:0], *head[1:5], labels[:0]))
+
+
+def _head_gradients(device: torch.device) -> Iterator[Sample]:
+    for name, side in (("square", (2, 2)), ("oblong", (1, 3))):
+        head = (t.to(device) for t in mask_head(2, 2, 2, 2, side))
+        yield Sample(name, tuple(t.double() if t.is_floating_point() else t for t in head))
+
+
+def _head_work(sample: Sample) -> Work:
+    features, weight = sample.args[:2]
+    rois, _, height, width = features.shape
+    out = 4 * rois * height * width
+    flops = 2 * rois * height * width * weight.numel() + 2 * out * weight.shape[1]
+    return Work(nbytes(*sample.args) + out * features.element_size(), flops)
+
+
 CASES = (
     OpCase("paste_masks", ops.paste_masks, ("paste_masks",), _paste_samples, _paste_work),
     OpCase("paste_masks_rle", ops.paste_masks_rle, ("paste_masks_rle",), _rle_samples, _paste_work, traceable=False),
@@ -82,5 +119,15 @@ CASES = (
         ("heatmaps_to_keypoints",),
         _keypoint_samples,
         _keypoint_work,
+    ),
+    OpCase(
+        "mask_logits",
+        ops.mask_logits,
+        ("mask_logits",),
+        _head_samples,
+        _head_work,
+        gradient_samples=_head_gradients,
+        differentiable=(0, 1, 2, 3, 4),
+        linear=True,
     ),
 )

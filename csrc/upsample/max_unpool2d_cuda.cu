@@ -1,0 +1,212 @@
+// max_unpool2d on CUDA: one thread an output, which looks at the one input whose cell it is in. Blocks of planes with
+// an index out of its cell are marked and done again, the last input of each place found by an atomic maximum over
+// positions, so that the outcome is the same in every run.
+#include "common/cuda_library.cuh"
+#include "upsample/max_unpool2d.h"
+
+namespace fastvision::max_unpool2d {
+namespace {
+
+using Places = Map<const int64_t>;
+
+constexpr int kThreads = 256;
+constexpr int kLanes = 32;  // planes of a block where channels are side by side; one where pixels are
+
+// What a kernel is told of one call.
+struct Args {
+  Params p;
+  bool channels_last;  // the format of what is written
+  int64_t lanes;       // planes of a block
+  int64_t blocks;      // of an image
+
+  FV_HOST_DEVICE int64_t block_of(int64_t n, int64_t c) const { return n * blocks + c / lanes; }
+};
+
+Args make_args(const Params& p, bool channels_last) {
+  const int64_t lanes = channels_last ? kLanes : 1;
+  return {p, channels_last, lanes, ceil_div(p.channels, lanes)};
+}
+
+struct Element {
+  int64_t n, c, y, x;
+};
+
+// Element e, in the order of memory, of a dense tensor [batch, channels, height, width]. Index: 32 bits where they
+// do, because 64-bit divisions are slow.
+template <class Index>
+FV_DEVICE Element element_at(Index e, Index channels, Index height, Index width, bool channels_last) {
+  const Index columns = channels_last ? channels : width, rows = channels_last ? width : height;
+  const Index images = channels_last ? height : channels;
+  const Index inner = e % columns, line = e / columns, middle = line % rows, outer = line / rows;
+  const int64_t a = outer % images, n = outer / images;
+  return channels_last ? Element{n, int64_t(inner), a, int64_t(middle)}
+                       : Element{n, a, int64_t(middle), int64_t(inner)};
+}
+
+// marked [batch * blocks]
+template <class W, class Index>
+__global__ void __launch_bounds__(kThreads)
+    unpool_cells(const __grid_constant__ Args args, Index count, Map<const W> in, Places places, W* __restrict__ out,
+                 int32_t* __restrict__ marked) {
+  const Params& p = args.p;
+  const Index e = Index(blockIdx.x) * kThreads + threadIdx.x;
+  if (e >= count) return;
+  const Element at =
+      element_at<Index>(e, Index(p.channels), Index(p.out_height), Index(p.out_width), args.channels_last);
+  const int64_t i = Index(at.y) / Index(p.cell_height), j = Index(at.x) / Index(p.cell_width);
+  W value = 0;
+  if (i < p.height && j < p.width) {
+    const int64_t place = places.at(at.n, at.c)[i * places.step.h + j * places.step.w];
+    if (place == at.y * p.out_width + at.x) value = in.at(at.n, at.c)[i * in.step.h + j * in.step.w];
+    const bool first = at.y == i * p.cell_height && at.x == j * p.cell_width;
+    if (first && !p.in_cell(place, i, j)) marked[args.block_of(at.n, at.c)] = 1;
+  }
+  out[e] = value;
+}
+
+template <class W, class Index>
+__global__ void __launch_bounds__(kThreads)
+    gather_cells(const __grid_constant__ Args args, Index count, Map<const W> grad, Places places, W* __restrict__ out,
+                 int32_t* __restrict__ marked) {
+  const Params& p = args.p;
+  const Index e = Index(blockIdx.x) * kThreads + threadIdx.x;
+  if (e >= count) return;
+  const Element at = element_at<Index>(e, Index(p.channels), Index(p.height), Index(p.width), args.channels_last);
+  const int64_t place = places.at(at.n, at.c)[at.y * places.step.h + at.x * places.step.w];
+  if (p.in_cell(place, at.y, at.x)) {
+    out[e] = grad.at(at.n, at.c)[place * grad.step.w];
+  } else {
+    marked[args.block_of(at.n, at.c)] = 1;
+  }
+}
+
+// The planes of a block, and which of their pixels a thread looks at.
+struct Share {
+  int64_t n, c;
+  int64_t first, step;
+  bool any;
+
+  FV_DEVICE explicit Share(const Args& args)
+      : n(blockIdx.x / args.blocks),
+        c(blockIdx.x % args.blocks * args.lanes + threadIdx.x % args.lanes),
+        first(threadIdx.x / args.lanes),
+        step(kThreads / args.lanes),
+        any(c < args.p.channels) {}
+};
+
+// last: pixel k of the plane at k * pixel; the position, plus one, of the last input that names it, or zero.
+FV_DEVICE void find_last(const Params& p, const Share& share, const Places& places, int32_t* last, int64_t pixel) {
+  for (int64_t k = share.first; share.any && k < p.pixels(); k += share.step) last[k * pixel] = 0;
+  __syncthreads();
+  const int64_t* plane = places.at(share.n, share.c);
+  for (int64_t k = share.first; share.any && k < p.height * p.width; k += share.step) {
+    const int64_t place = plane[k / p.width * places.step.h + k % p.width * places.step.w];
+    if (p.is_pixel(place)) atomicMax(&last[place * pixel], int32_t(k + 1));
+  }
+  __syncthreads();
+}
+
+// last and out may be the same memory: whoever reads a pixel of one writes that of the other.
+template <class W>
+__global__ void __launch_bounds__(kThreads)
+    unpool_marked(const __grid_constant__ Args args, Map<const W> in, Places places, const int32_t* marked,
+                  Map<int32_t> last, Map<W> out) {
+  if (!marked[blockIdx.x]) return;
+  const Share share(args);
+  int32_t* found = last.at(share.n, share.c);
+  find_last(args.p, share, places, found, last.step.w);
+  for (int64_t k = share.first; share.any && k < args.p.pixels(); k += share.step) {
+    const int64_t position = found[k * last.step.w] - 1, i = position / args.p.width, j = position % args.p.width;
+    out.at(share.n, share.c)[k * out.step.w] =
+        position < 0 ? W(0) : in.at(share.n, share.c)[i * in.step.h + j * in.step.w];
+  }
+}
+
+template <class W>
+__global__ void __launch_bounds__(kThreads)
+    gather_marked(const __grid_constant__ Args args, Map<const W> grad, Places places, const int32_t* marked,
+                  Map<int32_t> last, Map<W> out) {
+  if (!marked[blockIdx.x]) return;
+  const Params& p = args.p;
+  const Share share(args);
+  const int32_t* found = last.at(share.n, share.c);
+  find_last(p, share, places, last.at(share.n, share.c), last.step.w);
+  for (int64_t k = share.first; share.any && k < p.height * p.width; k += share.step) {
+    const int64_t i = k / p.width, j = k % p.width;
+    const int64_t place = places.at(share.n, share.c)[i * places.step.h + j * places.step.w];
+    const bool wins = p.is_pixel(place) && found[place * last.step.w] == k + 1;
+    out.at(share.n, share.c)[i * out.step.h + j * out.step.w] =
+        wins ? grad.at(share.n, share.c)[place * grad.step.w] : W(0);
+  }
+}
+
+// All blocks marked if there are no cells.
+Tensor make_marks(const Args& args, const Tensor& like) {
+  const bool cells = args.p.cell_height > 0 && args.p.cell_width > 0;
+  return torch::stable::full({args.p.batch * args.blocks}, cells ? 0.0 : 1.0, ScalarType::Int, std::nullopt,
+                             like.device());
+}
+
+// first, of one thread an element of `output`, then `again`, of one block a block of planes; scratch is `last`.
+template <class W, class Index>
+void run(const char* op, const Args& args, const Tensor& from, const Tensor& indices, Tensor& output, Tensor& last,
+         void (*first)(Args, Index, Map<const W>, Places, W*, int32_t*),
+         void (*again)(Args, Map<const W>, Places, const int32_t*, Map<int32_t>, Map<W>)) {
+  Tensor marked = make_marks(args, from);
+  int32_t* marks = static_cast<int32_t*>(marked.mutable_data_ptr());
+  if (args.p.cell_height > 0 && args.p.cell_width > 0) {
+    launch(op, first, {blocks_for(output.numel(), kThreads), kThreads}, from, args, Index(output.numel()),
+           read<W>(from), read<int64_t>(indices), write<W>(output).data, marks);
+  }
+  launch(op, again, {blocks_for(marked.numel(), 1), kThreads}, from, args, read<W>(from), read<int64_t>(indices), marks,
+         write<int32_t>(last), write<W>(output));
+}
+
+// f(word, index) for the elements of `output`
+template <class F>
+void dispatch(const Tensor& output, F f) {
+  dispatch_words(output, [&](auto w) { output.numel() <= INT32_MAX ? f(w, Type<uint32_t>{}) : f(w, Type<int64_t>{}); });
+}
+
+Tensor forward(const Tensor& input, const Tensor& indices, int64_t height, int64_t width) {
+  constexpr const char* kOp = "max_unpool2d";
+  const Params p = forward_params(kOp, input, indices, height, width);
+  const Args args = make_args(p, is_channels_last(input));
+  Tensor output = empty_map(input, p.batch, p.channels, height, width, args.channels_last);
+  if (input.numel() == 0 || output.numel() == 0) return torch::stable::zero_(output);
+  const Tensor wide = as_int64(indices);
+  // the output of words of 32 bits has room for the positions
+  Tensor last = output.element_size() == 4
+                    ? output
+                    : empty_map(input, p.batch, p.channels, height, width, args.channels_last, ScalarType::Int);
+  dispatch(output, [&](auto w, auto index) {
+    using W = typename decltype(w)::type;
+    using Index = typename decltype(index)::type;
+    run<W, Index>(kOp, args, input, wide, output, last, &unpool_cells<W, Index>, &unpool_marked<W>);
+  });
+  return output;
+}
+
+Tensor backward(const Tensor& grad, const Tensor& indices) {
+  constexpr const char* kOp = "max_unpool2d_backward";
+  const Params p = backward_params(kOp, grad, indices);
+  const Args args = make_args(p, is_channels_last(indices));
+  Tensor output = empty_map(grad, p.batch, p.channels, p.height, p.width, args.channels_last);
+  if (output.numel() == 0 || grad.numel() == 0) return torch::stable::zero_(output);
+  const Tensor flat = with_flat_planes(grad), wide = as_int64(indices);
+  Tensor last = empty_map(grad, p.batch, p.channels, p.out_height, p.out_width, args.channels_last, ScalarType::Int);
+  dispatch(output, [&](auto w, auto index) {
+    using W = typename decltype(w)::type;
+    using Index = typename decltype(index)::type;
+    run<W, Index>(kOp, args, flat, wide, output, last, &gather_cells<W, Index>, &gather_marked<W>);
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace fastvision::max_unpool2d
+
+FV_CUDA_LIBRARY(m) {
+  m.impl("max_unpool2d", TORCH_BOX(&fastvision::max_unpool2d::forward));
+  m.impl("max_unpool2d_backward", TORCH_BOX(&fastvision::max_unpool2d::backward));
+}

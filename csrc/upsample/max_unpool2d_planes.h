@@ -1,0 +1,121 @@
+// max_unpool2d on the CPU for planes of pixels side by side: the output in bands of a few rows, each cleared in the
+// cache, then scattered to. Inputs may have any strides.
+#pragma once
+
+#include "common/simd.h"
+#include "upsample/max_unpool2d_scatter.h"
+
+namespace fastvision::max_unpool2d {
+
+constexpr int64_t kBandBytes = 16 << 10;  // half of a small L1 cache
+
+[[gnu::always_inline]] inline bool all_within(const int64_t* places, int64_t step, int64_t count, int64_t low,
+                                              int64_t high) {
+  uint64_t beyond = 0;
+  if (step == 1) {
+    for (int64_t j = 0; j < count; ++j) beyond |= distance_beyond(places[j], low, high);
+  } else {
+    for (int64_t j = 0; j < count; ++j) beyond |= distance_beyond(places[j * step], low, high);
+  }
+  return int64_t(beyond) >= 0;
+}
+
+// Input rows that make a band of the output: as many as stay in the cache.
+inline int64_t rows_of_band(const Params& p, int64_t element) {
+  const int64_t bytes = p.cell_height * p.out_width * element;
+  return bytes == 0 ? p.height : std::clamp<int64_t>(kBandBytes / bytes, 1, p.height);
+}
+
+// One plane, band by band; false: an index points out of its band, and the plane is to be done again.
+template <class W>
+[[gnu::always_inline]] inline bool unpool_bands(const Params& p, const W* values, const Strides& step,
+                                                const int64_t* places, const Strides& place_step, int64_t band_rows,
+                                                W* target) {
+  const bool flat = step.h == p.width * step.w && place_step.h == p.width * place_step.w;
+  for (int64_t first = 0; first < p.height; first += band_rows) {
+    const int64_t rows = std::min(band_rows, p.height - first);
+    const int64_t low = p.first_of_cell(first, 0);
+    const int64_t high = first + rows == p.height ? p.pixels() : p.first_of_cell(first + rows, 0);
+    const int64_t lines = flat ? 1 : rows, length = flat ? rows * p.width : p.width;
+    const int64_t* line_places = places + first * place_step.h;
+    const W* line = values + first * step.h;
+    for (int64_t y = 0; y < lines; ++y) {
+      if (!all_within(line_places + y * place_step.h, place_step.w, length, low, high)) return false;
+    }
+    std::fill(target + low, target + high, W(0));
+    for (int64_t y = 0; y < lines; ++y) {
+      const int64_t* to = line_places + y * place_step.h;
+      const W* from = line + y * step.h;
+      for (int64_t j = 0; j < length; ++j) target[to[j * place_step.w]] = from[j * step.w];
+    }
+  }
+  return true;
+}
+
+// A contiguous run of planes for each thread: two on one fresh huge page would both clear it.
+template <class W>
+void unpool_planes(const Params& p, const Map<const W>& in, const Places& places, const Map<W>& out,
+                   FirstWrong& wrong) {
+  const int64_t rows = rows_of_band(p, sizeof(W));
+  const auto run = [&](int64_t begin, int64_t end) {
+    vectorized([&]() __attribute__((always_inline)) {
+      for (int64_t plane = begin; plane < end; ++plane) {
+        const Block block{plane / p.channels, plane % p.channels, 1};
+        W* target = out.at(block.n, block.c);
+        if (unpool_bands(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step, rows, target)) {
+          continue;
+        }
+        std::fill_n(target, p.pixels(), W(0));
+        scatter(p, in, places, out, block, wrong);
+      }
+    });
+  };
+  parallel_for(p.batch * p.channels, ceil_div(kGrain, p.height * p.width), run);
+}
+
+// Whether each of a row of indices lies in its own cell.
+[[gnu::always_inline]] inline bool all_in_cells(const Params& p, const int64_t* places, int64_t step, int64_t i) {
+  const uint64_t width = uint64_t(p.cell_width);
+  int64_t inside = 0;
+  for (int64_t r = 0; r < p.cell_height; ++r) {
+    const uint64_t first = uint64_t(p.first_of_cell(i, 0) + r * p.out_width);
+    if (step == 1) {
+      for (int64_t j = 0; j < p.width; ++j) inside += uint64_t(places[j]) - first - uint64_t(j) * width < width;
+    } else {
+      for (int64_t j = 0; j < p.width; ++j) inside += uint64_t(places[j * step]) - first - uint64_t(j) * width < width;
+    }
+  }
+  return inside == p.width;
+}
+
+template <class W>
+[[gnu::always_inline]] inline bool gather_cells(const Params& p, const W* values, int64_t pixel, const int64_t* places,
+                                                const Strides& place_step, W* target, const Strides& step) {
+  for (int64_t i = 0; i < p.height; ++i) {
+    const int64_t* from = places + i * place_step.h;
+    if (!all_in_cells(p, from, place_step.w, i)) return false;
+    W* to = target + i * step.h;
+    for (int64_t j = 0; j < p.width; ++j) to[j * step.w] = values[from[j * place_step.w] * pixel];
+  }
+  return true;
+}
+
+template <class W>
+void gather_planes(const Params& p, const Map<const W>& grad, const Places& places, const Map<W>& out,
+                   FirstWrong& wrong) {
+  const auto run = [&](int64_t begin, int64_t end) {
+    Buffer<int32_t> last;
+    vectorized([&]() __attribute__((always_inline)) {
+      for (int64_t plane = begin; plane < end; ++plane) {
+        const Block block{plane / p.channels, plane % p.channels, 1};
+        if (!gather_cells(p, grad.at(block.n, block.c), grad.step.w, places.at(block.n, block.c), places.step,
+                          out.at(block.n, block.c), out.step)) {
+          gather(p, grad, places, out, block, last, wrong);
+        }
+      }
+    });
+  };
+  parallel_for(p.batch * p.channels, ceil_div(kGrain, p.height * p.width), run);
+}
+
+}  // namespace fastvision::max_unpool2d
