@@ -56,6 +56,7 @@ from fastvision.ops.roi import (
     roi_pool,
     spatial_pyramid_pool,
 )
+from fastvision.ops.style import gram_matrix, style_loss
 from fastvision.ops.upsample import (
     ConvTranspose2d,
     MaxUnpool2d,
@@ -100,6 +101,7 @@ __all__ = [
     "encode_boxes",
     "generalized_box_iou",
     "generalized_box_iou_loss",
+    "gram_matrix",
     "heatmaps_to_keypoints",
     "mask_iou",
     "mask_logits",
@@ -125,5 +127,6 @@ __all__ = [
     "soft_nms",
     "spatial_pyramid_pool",
     "ssd_detections",
+    "style_loss",
     "yolo_detections",
 ]

@@ -1,0 +1,166 @@
+"""Gram matrices of feature maps and the style loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvision import reference
+from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision.ops._layout import empty_map, is_channels_last
+from fastvision.reference.style.gram_matrix import Normalize, gram_scale, guided, layers_of
+
+
+@with_reference(reference.style.gram_matrix)
+def gram_matrix(features: Tensor, normalize: Normalize = "chw", *, weight_map: Tensor | None = None) -> Tensor:
+    """Which channels of a feature map fire together: the products of all pairs, summed over pixels.
+
+    Only the lower half is computed. Sums are float32 (float64 for float64) and scaled before they are rounded to a half
+    type, so that float16 features do not overflow. Bitwise the same in every run and for every number of threads.
+
+    Args:
+        features: ``[B, C, H, W]``, or ``[C, H, W]`` without a batch; NCHW and channels_last are read in place.
+        normalize: divide by ``C H W`` (Johnson et al. 2016), by ``H W``, or by nothing (Gatys et al. 2016).
+        weight_map: ``[H, W]`` or ``[B, H, W]``: features are multiplied by it, for the style of a region. It is
+            scaled to a mean square of 1 unless ``normalize`` is ``"none"``, so that regions of any size compare.
+
+    Shapes:
+        ``[B, C, H, W] -> [B, C, C]`` in the dtype of ``features``. Differentiable in ``features`` and ``weight_map``,
+        any number of times.
+
+    Raises:
+        ValueError: other shapes or dtypes, an unknown ``normalize``.
+
+    Complexity:
+        ``O(B C^2 H W)``; memory beside input and output ``O(B C^2)`` and, per chunk of pixels, ``C^2``.
+
+    Reference:
+        Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks", eq. 3; regions: Gatys et
+        al. 2017, "Controlling Perceptual Factors in Neural Style Transfer", section 4.
+    """
+    if features.dim() == 3:
+        return gram_matrix(features[None], normalize, weight_map=weight_map)[0]
+    scale = gram_scale("gram_matrix", features, normalize)
+    if weight_map is not None:
+        features = guided("gram_matrix", features, weight_map, normalize)
+    return torch.ops.fastvision.gram_matrix(features, scale)
+
+
+@with_reference(reference.style.style_loss)
+def style_loss(
+    features: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    *,
+    normalize: Normalize = "chw",
+    weight_maps: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """How far the Gram matrices of an image's features are from those of the style, over all layers in one call.
+
+    The sum over layers of ``weight`` times the batch mean of the squared Frobenius norm of ``gram(feature) - target``.
+
+    Args:
+        features: one ``[B, C_l, H_l, W_l]`` a layer.
+        targets: their :func:`gram_matrix` in the style image, ``[C_l, C_l]`` or ``[B, C_l, C_l]``, equally normalised.
+        weights: one number a layer; None: 1 each.
+        normalize: as in :func:`gram_matrix`.
+        weight_maps: one a layer, as in :func:`gram_matrix`; the style of one region.
+
+    Shapes:
+        ``L x [B, C_l, H_l, W_l] -> []``; float32, float64 if any layer is. Differentiable in ``features`` and
+        ``targets``, any number of times.
+
+    Raises:
+        ValueError: another number of targets or weights than of features, no features, shapes, dtypes or devices that
+            do not fit, an unknown ``normalize``.
+
+    Complexity:
+        ``O(sum_l B C_l^2 H_l W_l)``, forward and backward each.
+
+    Reference:
+        Johnson et al. 2016, eq. 4: ``normalize="chw"``; Gatys, Ecker & Bethge 2016, eq. 4 and 5, take a quarter of it.
+    """
+    weights = layers_of("style_loss", features, targets, weights)
+    scales = [gram_scale("style_loss", f, normalize) for f in features]
+    if weight_maps is not None:
+        if len(weight_maps) != len(features):
+            raise ValueError(f"style_loss: expected {len(features)} weight_maps, got {len(weight_maps)}")
+        features = [guided("style_loss", f, m, normalize) for f, m in zip(features, weight_maps, strict=True)]
+    loss, _ = torch.ops.fastvision.style_loss(list(features), list(targets), weights, scales)
+    return loss
+
+
+@register_fake("gram_matrix")
+def _(features: Tensor, scale: float) -> Tensor:
+    return features.new_empty(features.shape[0], features.shape[1], features.shape[1])
+
+
+@register_fake("gram_matrix_backward")
+def _(grad: Tensor, features: Tensor, scale: float) -> Tensor:
+    return empty_map(features, features.shape, is_channels_last(features))
+
+
+@register_fake("style_loss")
+def _(
+    features: list[Tensor], targets: list[Tensor], weights: list[float], scales: list[float]
+) -> tuple[Tensor, Tensor]:
+    wide = torch.float64 if any(f.dtype == torch.float64 for f in features) else torch.float32
+    size = sum(f.shape[0] * f.shape[1] * f.shape[1] for f in features)
+    return features[0].new_empty((), dtype=wide), features[0].new_empty(size, dtype=wide)
+
+
+def _save_gram(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, ctx.scale = inputs
+    ctx.save_for_backward(features)
+
+
+def _gram_backward(ctx: Any, grad: Tensor) -> Any:
+    (features,) = ctx.saved_tensors
+    return torch.ops.fastvision.gram_matrix_backward(grad, features, ctx.scale), None
+
+
+def _save_gram_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, features, ctx.scale = inputs
+    ctx.save_for_backward(grad, features)
+
+
+def _gram_double_backward(ctx: Any, above: Tensor) -> Any:
+    """out = scale (grad + grad^T) features, bilinear; the symmetric factor has its own transpose as gradient."""
+    grad, features = ctx.saved_tensors
+    product = torch.bmm(above.flatten(2), features.flatten(2).transpose(1, 2)) * ctx.scale
+    to_grad = (product + product.transpose(1, 2)).to(grad.dtype)
+    return to_grad, torch.ops.fastvision.gram_matrix_backward(grad, above, ctx.scale), None
+
+
+def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    features, targets, ctx.weights, ctx.scales = inputs
+    ctx.layers = len(features)
+    ctx.target_shapes = [(t.shape, t.dtype) for t in targets]
+    ctx.save_for_backward(*features, output[1])
+
+
+def _style_loss_backward(ctx: Any, grad: Tensor, to_differences: Tensor) -> Any:
+    """The differences are an output like any other, so that a second derivative passes through them."""
+    *features, differences = ctx.saved_tensors
+    to_features, to_targets, start = [], [], 0
+    for feature, weight, scale, (shape, dtype) in zip(
+        features, ctx.weights, ctx.scales, ctx.target_shapes, strict=True
+    ):
+        batch, channels = feature.shape[:2]
+        size = batch * channels * channels
+        difference, extra = (
+            t[start : start + size].view(batch, channels, channels) for t in (differences, to_differences)
+        )
+        flowing = extra + (2 * weight / max(batch, 1)) * grad * difference
+        to_features.append(torch.ops.fastvision.gram_matrix_backward(flowing, feature, scale))
+        to_targets.append((-flowing if len(shape) == 3 else -flowing.sum(0)).to(dtype))
+        start += size
+    return to_features, to_targets, None, None
+
+
+register_autograd("gram_matrix", _gram_backward, _save_gram)
+register_autograd("gram_matrix_backward", _gram_double_backward, _save_gram_backward)
+register_autograd("style_loss", _style_loss_backward, _save_style_loss)
