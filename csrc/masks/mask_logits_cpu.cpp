@@ -2,116 +2,95 @@
 // hidden], each tile of which goes through ReLU into the dot products with the row of the class while in registers.
 #include <torch/csrc/stable/library.h>
 
+#include "common/gemm.h"
 #include "common/memory.h"
 #include "common/parallel.h"
-#include "common/simd.h"
 #include "masks/mask_logits.h"
 
 namespace fastvision::mask_logits {
 namespace {
 
-constexpr int kPixels = 6;            // of a tile: with a vector of hidden units 12 of the 16 registers of AVX2
 constexpr int64_t kGrain = 1 << 16;   // multiplications that are worth a thread
 constexpr int64_t kMostPixels = 240;  // of a piece of a roi, whose features stay in the L2 cache
-template <class T>
-constexpr int kUnits = kVectorLanes<T>;  // hidden units of a tile
 
-// The weight as panels [4][blocks of hidden units][channels][kUnits], zeros past the last unit.
+// A tile is as many pixels as gemm::Tile has rows, and as many hidden units as it has columns. Below, [pixels] and
+// [units] are those of a tile.
+
+// The weight as panels [4][blocks of hidden units][channels][units], zeros past the last unit.
 template <class T>
 class Panels {
  public:
   Panels(const Params& p, const T* weight)
-      : channels_(p.channels),
-        blocks_(ceil_div(p.hidden, int64_t(kUnits<T>))),
-        data_(size_t(kPhases * blocks_ * channels_ * kUnits<T>)) {
-    parallel_for(blocks_, ceil_div(kGrain, kPhases * kUnits<T> * channels_ + 1), [&](int64_t begin, int64_t end) {
+      : units_(gemm::tile<T>().columns),
+        channels_(p.channels),
+        blocks_(ceil_div(p.hidden, units_)),
+        data_(size_t(kPhases * blocks_ * channels_ * units_)) {
+    parallel_for(blocks_, ceil_div(kGrain, kPhases * units_ * channels_ + 1), [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) pack(p, weight, block);
     });
   }
 
   int64_t blocks() const { return blocks_; }
-  T* panel(int phase, int64_t block) const { return data_.data() + (phase * blocks_ + block) * channels_ * kUnits<T>; }
+  T* panel(int phase, int64_t block) const { return data_.data() + (phase * blocks_ + block) * channels_ * units_; }
 
  private:
   void pack(const Params& p, const T* weight, int64_t block) const {
     for (int64_t c = 0; c < channels_; ++c) {
-      for (int u = 0; u < kUnits<T>; ++u) {
-        const int64_t o = block * kUnits<T> + u;
+      for (int64_t u = 0; u < units_; ++u) {
+        const int64_t o = block * units_ + u;
         const T* source = weight + (c * p.hidden + o) * kPhases;
         for (int phase = 0; phase < kPhases; ++phase) {
-          panel(phase, block)[c * kUnits<T> + u] = o < p.hidden ? source[phase] : T(0);
+          panel(phase, block)[c * units_ + u] = o < p.hidden ? source[phase] : T(0);
         }
       }
     }
   }
 
-  int64_t channels_, blocks_;
+  int64_t units_, channels_, blocks_;
   Buffer<T> data_;
 };
 
-// hidden [kPixels, kUnits] = pixels [channels, kPixels]^T panel [channels, kUnits]
-template <class T>
-[[gnu::always_inline]] inline void hidden_tile(const T* __restrict pixels, const T* __restrict panel, int64_t channels,
-                                               T* __restrict hidden) {
-  Vector<T> sums[kPixels];
-  for (int64_t c = 0; c < channels; ++c) {
-    const Vector<T> weights = Vector<T>::load(panel + c * kUnits<T>);
-#pragma GCC unroll 6
-    for (int p = 0; p < kPixels; ++p) sums[p].add(pixels[c * kPixels + p], weights);
-  }
-#pragma GCC unroll 6
-  for (int p = 0; p < kPixels; ++p) sums[p].store(hidden + p * kUnits<T>);
-}
-
-// sums [kPixels, kUnits] += class_weight relu(hidden + bias), unit by unit. Units past the last take no part: what is
+// sums [pixels, units] += class_weight relu(hidden + bias), unit by unit. Units past the last take no part: what is
 // infinite times their zero weight is NaN.
 template <class T>
-[[gnu::always_inline]] inline void add_units(const T* __restrict hidden, const T* __restrict bias,
-                                             const T* __restrict class_weight, int units, T* __restrict sums) {
-  for (int p = 0; p < kPixels; ++p) {
-    if (units == kUnits<T>) {
-      for (int u = 0; u < kUnits<T>; ++u) {
-        sums[p * kUnits<T> + u] += class_weight[u] * relu(hidden[p * kUnits<T> + u] + bias[u]);
-      }
-    } else {
-      for (int u = 0; u < units; ++u) {
-        sums[p * kUnits<T> + u] += class_weight[u] * relu(hidden[p * kUnits<T> + u] + bias[u]);
-      }
-    }
+[[gnu::always_inline]] inline void add_units(const gemm::Tile& tile, const T* __restrict hidden,
+                                             const T* __restrict bias, const T* __restrict class_weight, int64_t units,
+                                             T* __restrict sums) {
+  for (int p = 0; p < tile.rows; ++p, hidden += tile.columns, sums += tile.columns) {
+    for (int64_t u = 0; u < units; ++u) sums[u] += class_weight[u] * relu(hidden[u] + bias[u]);
   }
 }
 
 // Pixels [begin, end) of one roi.
 struct Piece {
   int64_t roi, begin, end;
-
-  int64_t tiles() const { return ceil_div(end - begin, int64_t(kPixels)); }
 };
 
 template <class T>
 struct Scratch {
-  Buffer<T> pixels;  // [tiles, channels, kPixels]
-  Buffer<T> sums;    // [tiles, kPixels, kUnits]
+  Buffer<T> pixels;        // [tiles, channels, pixels]
+  Buffer<T> sums, hidden;  // [tiles, pixels, units], [pixels, units]
 
-  Scratch(const Params& p, int64_t tiles)
-      : pixels(size_t(tiles * p.channels * kPixels)), sums(size_t(tiles * kPixels * kUnits<T>)) {}
+  Scratch(const Params& p, const gemm::Tile& tile, int64_t length)
+      : pixels(size_t(length * p.channels)),
+        sums(size_t(length * tile.columns)),
+        hidden(size_t(tile.rows * tile.columns)) {}
 };
 
 // Features of either format, read in place; pixels past the last are zero.
 template <class T, class S>
-[[gnu::always_inline]] inline void pack_pixels(const Params& p, const S* features, const Strides& step,
-                                               const Piece& piece, T* pixels) {
+[[gnu::always_inline]] inline void pack_pixels(const Params& p, int64_t together, const S* features,
+                                               const Strides& step, const Piece& piece, T* pixels) {
   const S* roi = features + piece.roi * step.n;
-  for (int64_t first = piece.begin; first < piece.end; first += kPixels, pixels += p.channels * kPixels) {
-    const int count = int(std::min<int64_t>(kPixels, piece.end - first));
-    int64_t offset[kPixels] = {};
-    for (int i = 0; i < count; ++i) {
+  int64_t offset[gemm::kMostRows] = {};
+  for (int64_t first = piece.begin; first < piece.end; first += together, pixels += p.channels * together) {
+    const int64_t count = std::min(together, piece.end - first);
+    for (int64_t i = 0; i < count; ++i) {
       offset[i] = (first + i) / p.width * step.h + (first + i) % p.width * step.w;
     }
     for (int64_t c = 0; c < p.channels; ++c) {
-      for (int i = 0; i < kPixels; ++i) {
-        pixels[c * kPixels + i] = i < count ? static_cast<T>(roi[c * step.c + offset[i]]) : T(0);
-      }
+      for (int64_t i = 0; i < count; ++i) pixels[c * together + i] = static_cast<T>(roi[c * step.c + offset[i]]);
+      for (int64_t i = count; i < together; ++i) pixels[c * together + i] = T(0);
     }
   }
 }
@@ -119,24 +98,25 @@ template <class T, class S>
 template <class T, class S>
 [[gnu::always_inline]] inline void compute(const Params& p, const Layers<T>& layers, const Panels<T>& panels,
                                            const Piece& piece, const Scratch<T>& scratch, S* out) {
-  const int64_t label = layers.labels[piece.roi], tiles = piece.tiles();
+  const gemm::Tile tile = gemm::tile<T>();
+  const int64_t units = tile.columns, label = layers.labels[piece.roi];
+  const int64_t length = ceil_div(piece.end - piece.begin, int64_t(tile.rows)) * tile.rows;
   const T* class_weight = layers.class_weight + label * p.hidden;
-  alignas(64) T hidden[kPixels * kUnits<T>];
   for (int phase = 0; phase < kPhases; ++phase) {
-    std::fill_n(scratch.sums.data(), tiles * kPixels * kUnits<T>, T(0));
+    std::fill_n(scratch.sums.data(), length * units, T(0));
     for (int64_t block = 0; block < panels.blocks(); ++block) {
       const T* panel = panels.panel(phase, block);
-      const int64_t first = block * kUnits<T>;
-      const int units = int(std::min<int64_t>(kUnits<T>, p.hidden - first));
-      for (int64_t t = 0; t < tiles; ++t) {
-        hidden_tile(scratch.pixels.data() + t * p.channels * kPixels, panel, p.channels, hidden);
-        add_units(hidden, layers.bias + first, class_weight + first, units,
-                  scratch.sums.data() + t * kPixels * kUnits<T>);
+      const int64_t first = block * units;
+      for (int64_t k = 0; k < length; k += tile.rows) {
+        gemm::multiply<T>(tile.rows, {scratch.pixels.data() + k * p.channels, tile.rows, panel, units, p.channels,
+                                      scratch.hidden.data(), units, false});
+        add_units(tile, scratch.hidden.data(), layers.bias + first, class_weight + first,
+                  std::min(units, p.hidden - first), scratch.sums.data() + k * units);
       }
     }
     for (int64_t k = piece.begin; k < piece.end; ++k) {
       T sum = layers.class_bias[label];
-      for (int u = 0; u < kUnits<T>; ++u) sum += scratch.sums[size_t((k - piece.begin) * kUnits<T> + u)];
+      for (int64_t u = 0; u < units; ++u) sum += scratch.sums[size_t((k - piece.begin) * units + u)];
       out[p.place(piece.roi, k / p.width, k % p.width, phase)] = static_cast<S>(sum);
     }
   }
@@ -147,21 +127,22 @@ void run(const Params& p, const Tensor& features, const Layers<T>& layers, S* ou
   const Panels<T> panels(p, layers.weight);
   const Strides step = strides_of(features);
   const S* data = features.const_data_ptr<S>();
+  const gemm::Tile tile = gemm::tile<T>();
   // enough pieces for every thread, each of whole tiles; no pixel's sum depends on how they are cut
   const int64_t pieces = std::max(ceil_div(p.pixels(), kMostPixels), ceil_div(thread_count(), p.rois));
-  const int64_t length = ceil_div(ceil_div(p.pixels(), pieces), int64_t(kPixels)) * kPixels;
+  const int64_t length = ceil_div(ceil_div(p.pixels(), pieces), int64_t(tile.rows)) * tile.rows;
   const int64_t each = ceil_div(p.pixels(), length), count = p.rois * each;
   const int64_t work = length * p.channels * p.hidden;
   parallel_for(count, ceil_div(kGrain, work + 1), [&](int64_t first, int64_t last) {
-    const Scratch<T> scratch(p, length / kPixels);
-    vectorized([&]() __attribute__((always_inline)) {
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t begin = i % each * length;
-        const Piece piece{i / each, begin, std::min(begin + length, p.pixels())};
-        pack_pixels(p, data, step, piece, scratch.pixels.data());
+    const Scratch<T> scratch(p, tile, length);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t begin = i % each * length;
+      const Piece piece{i / each, begin, std::min(begin + length, p.pixels())};
+      vectorized([&]() __attribute__((always_inline)) {
+        pack_pixels(p, tile.rows, data, step, piece, scratch.pixels.data());
         compute(p, layers, panels, piece, scratch, out);
-      }
-    });
+      });
+    }
   });
 }
 
