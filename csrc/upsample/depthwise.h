@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/host_device.h"
 #include "common/memory.h"
+#include "common/simd.h"
 #include "common/transpose.h"
 #include "upsample/conv_transpose2d.h"
 
@@ -72,13 +74,21 @@ class Terms {
   size_t count_ = 0;
 };
 
-// Input planes for `Row`: `margin` zeros left of each row, and as many right of it as outputs read.
+// Sums run over whole vectors: a rest of single numbers would cost short rows more than the rest.
+template <class T>
+int64_t whole_vectors(int64_t count) {
+  return ceil_div(count, int64_t(kVectorLanes<T>)) * kVectorLanes<T>;
+}
+
+// Input planes for `Row`: `margin` zeros left of each row, and as many right of it as whole vectors of outputs read.
 template <class T>
 struct PaddedPlane {
   int64_t rows, margin, step;
 
   explicit PaddedPlane(const Params& p)
-      : rows(p.y.in), margin(p.x.most_shift()), step(std::max(p.x.in, p.x.positions()) + p.x.most_shift()) {}
+      : rows(p.y.in),
+        margin(p.x.most_shift()),
+        step(std::max(p.x.in, whole_vectors<T>(p.x.positions())) + p.x.most_shift()) {}
 
   int64_t size() const { return rows * step; }
 
@@ -104,8 +114,8 @@ class Row {
         columns_(p.x),
         wide_(p.x.stride >= kWideStride && p.x.dilation == 1),
         terms_(p.y.kernel * p.x.kernel) {
-    line_.reserve(size_t(x_.positions() * x_.stride));
-    if (!wide_) phases_.reserve(size_t(x_.positions() * x_.stride));
+    line_.reserve(size_t(whole_vectors<T>(x_.positions()) * x_.stride));
+    if (!wide_) phases_.reserve(size_t(whole_vectors<T>(x_.positions()) * x_.stride));
   }
 
   // plane: padded, kernel [y.kernel, x.kernel] -> x.out sums, `bias` among them
@@ -141,9 +151,9 @@ class Row {
   }
 
   [[gnu::always_inline]] void narrow(const PhaseTaps& taps, int64_t q, const T* plane, const T* kernel, T bias) {
-    const int64_t stride = x_.stride, positions = x_.positions();
-    T* sums = stride == 1 ? line_.data() : phases_.data();  // [stride, positions]
-    std::fill_n(sums, stride * positions, bias);
+    const int64_t stride = x_.stride, padded = whole_vectors<T>(x_.positions());
+    T* sums = stride == 1 ? line_.data() : phases_.data();  // [stride, padded]
+    std::fill_n(sums, stride * padded, bias);
     for (int64_t phase = 0; phase < stride; ++phase) {
       terms_.clear();
       for (const auto& tap : taps) {
@@ -153,9 +163,9 @@ class Row {
           terms_.push(kernel[tap.k * x_.kernel + k], row - shift);
         }
       }
-      terms_.add_to(sums + phase * positions, positions);
+      terms_.add_to(sums + phase * padded, padded);
     }
-    if (stride > 1) interleave(sums, positions, stride, positions, line_.data());
+    if (stride > 1) interleave(sums, padded, stride, padded, line_.data());
   }
 
   const Axis y_, x_;

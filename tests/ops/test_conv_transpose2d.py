@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastvision import _library, ops
-from fastvision.ops.upsample.conv_transpose2d import choose_kernel
+from fastvision.ops.upsample.conv_transpose2d import Layer, choose_kernel
 
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to compare")
 
@@ -177,11 +177,16 @@ def test_errors_say_what_was_expected(change: dict[str, Any], text: str) -> None
 
 def test_the_choice() -> None:
     def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
-        x, weight = torch.empty(1, channels, side, side, **kwargs), torch.empty(channels, outputs // groups, taps, taps)
-        return choose_kernel(x, weight, (stride, stride), (0, 0), (0, 0), groups, (1, 1))
+        sizes = torch.Size((1, channels, side, side)), torch.Size((channels, outputs // groups, taps, taps))
+        layer = Layer(*sizes, (stride, stride), (0, 0), (0, 0), groups, (1, 1), torch.float32, False, False)
+        return choose_kernel(layer._replace(**kwargs))
 
     assert chosen(512, 512, 7, 1, 1) == "product"
     assert chosen(21, 21, 64, 32, 40, 21) == "fastvision"
     assert chosen(512, 256, 4, 2, 4) == "torch"
     assert chosen(64, 3, 4, 2, 64) == "fastvision"
     assert chosen(256, 256, 4, 2, 64, dtype=torch.bfloat16) == "torch"
+    assert chosen(256, 256, 2, 2, 64) == "fastvision" and chosen(256, 256, 2, 2, 64, channels_last=True) == "torch"
+    assert (
+        chosen(512, 512, 4, 2, 64, cuda=True) == "torch" and chosen(512, 512, 4, 2, 64, 512, cuda=True) == "fastvision"
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+import functools
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,39 +15,99 @@ from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate, to_pair
 
 Kernel = Literal["product", "torch", "fastvision"]
-_SMALL_STRIDE = 8  # below it the phases of a kernel are interleaved, from it on they are runs of the kernel's rows
+_LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
-_MANY_POSITIONS = 8192  # enough to gain on oneDNN in the layout it likes best
 
 
-def choose_kernel(
-    input: Tensor, weight: Tensor, stride: Pair, padding: Pair, output_padding: Pair, groups: int, dilation: Pair
-) -> Kernel:
+class Layer(NamedTuple):
+    """What the choice of a kernel depends on. kernel, stride, padding and so on are (rows, columns)."""
+
+    input: torch.Size
+    weight: torch.Size
+    stride: Pair
+    padding: Pair
+    output_padding: Pair
+    groups: int
+    dilation: Pair
+    dtype: torch.dtype
+    channels_last: bool
+    cuda: bool
+
+    @property
+    def sides(self) -> list[int]:
+        """Height and width of the output."""
+        return [
+            (self.input[2 + d] - 1) * self.stride[d]
+            - 2 * self.padding[d]
+            + self.dilation[d] * (self.weight[2 + d] - 1)
+            + self.output_padding[d]
+            + 1
+            for d in range(2)
+        ]
+
+    @property
+    def sound(self) -> bool:
+        """Whether the arguments fit together; if not, our kernel is the one that says what was expected."""
+        return (
+            len(self.input) == len(self.weight) == 4
+            and self.groups > 0
+            and self.input[1] == self.weight[0]
+            and self.input[1] % self.groups == 0
+            and min(self.input) > 0
+            and min(self.weight) > 0
+            and min(self.stride) > 0
+            and min(self.dilation) > 0
+            and all(
+                p >= 0 and 0 <= e < max(s, d)
+                for s, p, e, d in zip(self.stride, self.padding, self.output_padding, self.dilation, strict=True)
+            )
+            and min(self.sides) > 0
+        )
+
+
+def choose_kernel(layer: Layer) -> Kernel:
     """Who computes a transposed convolution fastest, by its shape: a matrix product, torch or a kernel of ours.
 
-    Each line is a measurement (``python -m benchmarks upsample``), ours by torch's: the times decide, not taste.
+    ``python -m benchmarks.sweep`` shows what each choice costs; the reasons beside the lines are what it showed.
     """
-    batch, channels, height, width = input.shape
-    outputs, taps = weight.shape[1] * groups, (weight.shape[2], weight.shape[3])
-    if (height, width, groups) == (1, 1, 1) and (padding, output_padding, dilation) == ((0, 0), (0, 0), (1, 1)):
-        return "product"  # every output has one tap: the weights are read once, which is all there is to do
-    depthwise, positions = groups == channels, batch * height * width
-    if input.is_cuda:
-        # one thread an output: right where each output reads few numbers, where cuDNN's tiles stay empty
-        return "fastvision" if channels // groups * taps[0] * taps[1] <= 64 * stride[0] * stride[1] else "torch"
-    if input.dtype not in (torch.float32, torch.float64):
-        return "fastvision" if depthwise else "torch"  # oneDNN has bfloat16 products, we widen to float32
-    if is_channels_last(input):
-        if depthwise:  # torch keeps the channels of a pixel side by side, which only large strides do not need
-            return "fastvision" if min(stride) >= _SMALL_STRIDE else "torch"
-        ours = outputs <= 4 or min(stride) >= _SMALL_STRIDE or (taps == stride and positions >= _MANY_POSITIONS)
-        return "fastvision" if ours else "torch"
-    if depthwise:
+    batch, channels, height, width = layer.input
+    outputs, kernel = layer.weight[1] * layer.groups, (layer.weight[2], layer.weight[3])
+    plain = (layer.padding, layer.output_padding, layer.dilation) == ((0, 0), (0, 0), (1, 1))
+    if (height, width, layer.groups) == (1, 1, 1) and plain:
+        return "product"  # one tap an output: the weights are read once, which is all there is to do
+    depthwise, dense = layer.groups == channels, layer.groups == 1
+    large_stride = min(layer.stride) >= _LARGE_STRIDE
+    if layer.cuda:
+        # one thread an output: for outputs that read few numbers, where the tiles of a matrix product stay empty
+        read = channels // layer.groups * kernel[0] * kernel[1] / (layer.stride[0] * layer.stride[1])
+        return "fastvision" if read <= 64 else "torch"
+    if layer.dtype not in (torch.float32, torch.float64):
+        return "fastvision" if depthwise else "torch"  # oneDNN multiplies bfloat16, we would widen to float32
+    if layer.channels_last:
+        if (
+            depthwise
+        ):  # torch keeps the channels of a pixel side by side; only with large strides there is little to gain
+            return "fastvision" if min(layer.stride) >= 2 * _LARGE_STRIDE else "torch"
+        # many small images cost torch more than one large one
+        many = kernel == layer.stride and batch >= 16 and batch * height * width >= 16 * _FEW_POSITIONS
+        return "fastvision" if dense and (large_stride or outputs <= 4 or many) else "torch"
+    if depthwise or (dense and large_stride):
         return "fastvision"
-    if positions < _FEW_POSITIONS:
+    if not dense or batch * height * width < _FEW_POSITIONS:
         return "torch"
-    # overlapping kernels with many outputs are what oneDNN is best at; it loses with few outputs, and without overlap
-    return "fastvision" if taps == stride or outputs // groups <= 32 or min(stride) >= _SMALL_STRIDE else "torch"
+    # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
+    return "fastvision" if kernel == layer.stride or outputs <= 8 else "torch"
+
+
+@functools.lru_cache(maxsize=1024)
+def _planned(layer: Layer) -> Kernel:
+    return choose_kernel(layer) if layer.sound else "fastvision"
+
+
+def plan(layer: Layer) -> Kernel:
+    """:func:`choose_kernel`, remembered: looking at a layer costs more than a small one takes."""
+    # sizes that a compiler has not fixed cannot be looked up
+    return _planned.__wrapped__(layer) if torch.compiler.is_compiling() else _planned(layer)
 
 
 @with_reference(reference.upsample.conv_transpose2d)
@@ -100,9 +161,12 @@ def conv_transpose2d(
         return conv_transpose2d(*batched, activation=activation, negative_slope=negative_slope)[0]
     input, weight, bias = _cast_together(input, weight, bias)
     pairs = to_pair(stride), to_pair(padding), to_pair(output_padding), to_pair(dilation)
-    _check_activation(activation)
-    sound = _fits(input, weight, bias, groups, pairs)
-    kernel = choose_kernel(input, weight, *pairs[:3], groups, pairs[3]) if sound else "fastvision"
+    if activation is not None:
+        _check_activation(activation)
+    last = input.dim() == 4 and is_channels_last(input)
+    kernel = plan(Layer(input.shape, weight.shape, *pairs[:3], groups, pairs[3], input.dtype, last, input.is_cuda))
+    if bias is not None and bias.shape != (weight.shape[1] * groups,):
+        kernel = "fastvision"  # which says so
     if kernel == "product":
         columns = weight.flatten(1).to(input.dtype)
         flat = input.flatten(1) @ columns  # [N, O kh kw]
@@ -116,36 +180,6 @@ def conv_transpose2d(
     )
 
 
-def _fits(
-    input: Tensor, weight: Tensor, bias: Tensor | None, groups: int, geometry: tuple[Pair, Pair, Pair, Pair]
-) -> bool:
-    """Whether the arguments make sense; if not, our kernel is the one that says so."""
-    return (
-        input.dim() == 4
-        and weight.dim() == 4
-        and groups > 0
-        and input.shape[1] == weight.shape[0]
-        and input.shape[1] % groups == 0
-        and (bias is None or bias.shape == (weight.shape[1] * groups,))
-        and input.numel() > 0
-        and weight.numel() > 0
-        and all(s > 0 and d > 0 and 0 <= e < max(s, d) and p >= 0 for s, p, e, d in zip(*geometry, strict=True))
-        and min(_sides(input, weight, *geometry)) > 0
-    )
-
-
-def _sides(
-    input: Tensor, weight: Tensor, stride: Pair, padding: Pair, output_padding: Pair, dilation: Pair
-) -> list[int]:
-    """Height and width of the output."""
-    return [
-        (i - 1) * s - 2 * p + d * (k - 1) + e + 1
-        for i, k, s, p, e, d in zip(
-            input.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation, strict=True
-        )
-    ]
-
-
 def _check_activation(activation: str | None) -> None:
     if activation not in (None, "relu", "leaky_relu"):
         raise ValueError(f'conv_transpose2d: expected activation None, "relu" or "leaky_relu", got {activation!r}')
@@ -156,6 +190,8 @@ def _cast_together(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[
     dtype = input.dtype
     if torch.is_autocast_enabled(input.device.type) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(input.device.type)
+    if input.dtype == weight.dtype == dtype and (bias is None or bias.dtype == dtype):
+        return input, weight, bias
     return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
@@ -211,8 +247,11 @@ def _(
     activation: str,
     negative_slope: float,
 ) -> Tensor:
-    sides = _sides(input, weight, stride, padding, output_padding, dilation)
-    return empty_map(input, [input.shape[0], weight.shape[1] * groups, *sides], is_channels_last(input))
+    last = is_channels_last(input)
+    layer = Layer(
+        input.shape, weight.shape, stride, padding, output_padding, groups, dilation, input.dtype, last, False
+    )
+    return empty_map(input, [input.shape[0], weight.shape[1] * groups, *layer.sides], last)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,0 +1,119 @@
+"""``python -m benchmarks.sweep``: conv_transpose2d against torch's on a list of layers, to show that none is slower.
+
+Prints each ratio and the worst, and draws them all; a line below 0.95 is a loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.upsample.shapes import LAYOUTS, Shape, shapes
+from fastvision import ops
+from fastvision.ops._layout import is_channels_last
+from fastvision.ops.upsample.conv_transpose2d import Layer, plan
+from fastvision.testing.timing import compare, machine_facts
+
+LEAST = 0.95
+
+
+@dataclass(frozen=True)
+class Point:
+    """Seconds a call, medians; ``ratio``: torch's by ours; ``spread``: between its quartiles over rounds."""
+
+    name: str
+    layout: str
+    kernel: str
+    ours: float
+    torch: float
+    ratio: float
+    spread: float
+    largest_difference: float
+
+
+def measure(shape: Shape, layout: str, budget_s: float) -> Point:
+    features, weight = shape.tensors()
+    features = features.to(memory_format=LAYOUTS[layout])
+    stride, padding, output_padding, groups = shape.arguments
+    pairs = ((stride, stride), (padding, padding), (output_padding, output_padding))
+
+    def ours() -> Tensor:
+        return ops.conv_transpose2d(features, weight, None, *shape.arguments)
+
+    def theirs() -> Tensor:
+        return F.conv_transpose2d(features, weight, None, *shape.arguments)
+
+    expected = theirs()
+    difference = float((ours() - expected).abs().max() / (1 + expected.abs().max()))
+    times = compare({"ours": ours, "torch": theirs}, budget_s=budget_s, min_rounds=7)
+    ratio = times["torch"].ratio_to(times["ours"])
+    pairwise = [t / o for t, o in zip(times["torch"].seconds, times["ours"].seconds, strict=False)]
+    low, _, high = statistics.quantiles(pairwise, n=4)
+    layer = Layer(
+        features.shape, weight.shape, *pairs, groups, (1, 1), features.dtype, is_channels_last(features), False
+    )
+    kernel = plan(layer)
+    return Point(shape.name, layout, kernel, times["ours"].median, times["torch"].median, ratio, high - low, difference)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__)
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("--plot", metavar="FILE", help="write a PNG of the ratios (needs matplotlib)")
+    parser.add_argument("--seconds", type=float, default=0.6, help="of timing for each layer and layout")
+    arguments = parser.parse_args(argv)
+    facts, points = machine_facts(), []
+    for shape in shapes():
+        for layout in LAYOUTS:
+            point = measure(shape, layout, arguments.seconds)
+            points.append(point)
+            print(
+                f"{point.ratio:7.2f}x +-{point.spread:5.2f}  {point.ours * 1e3:9.3f} ms  {point.kernel:10} "
+                f"{layout:13} {point.name}",
+                flush=True,
+            )
+    worst = min(points, key=lambda p: p.ratio)
+    wrong = [p for p in points if not p.largest_difference < 1e-4]
+    print(f"{len(points)} layers; worst {worst.ratio:.2f}x: {worst.name} {worst.layout}")
+    print(
+        f"{sum(p.ratio < LEAST for p in points)} below {LEAST}x; median {statistics.median(p.ratio for p in points):.2f}x"
+    )
+    for point in wrong:
+        print(f"wrong: {point.name} {point.layout}: {point.largest_difference:.1e}", file=sys.stderr)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"machine": facts, "points": [asdict(p) for p in points]}, indent=1))
+    if arguments.plot:
+        _plot(points, f"conv_transpose2d on {facts['cpu']}, {facts['threads']} threads", Path(arguments.plot))
+    return 1 if wrong else 0
+
+
+def _plot(points: Sequence[Point], title: str, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    ordered = sorted(points, key=lambda p: p.ratio)
+    figure = Figure(figsize=(9, 0.17 * len(ordered) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    colours = {"fastvision": "#1f77b4", "torch": "#999999", "product": "#2ca02c"}
+    axes.barh(range(len(ordered)), [p.ratio for p in ordered], color=[colours[p.kernel] for p in ordered])
+    axes.set_yticks(range(len(ordered)), [f"{p.name} {p.layout}" for p in ordered], fontsize=5)
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.axvline(LEAST, color="red", linewidth=0.8, linestyle=":")
+    axes.set_xlabel(
+        f"torch's time by ours; blue: our kernel, green: a matrix product, grey: torch's own; dotted: {LEAST}"
+    )
+    axes.set_title(f"{title}: worst {ordered[0].ratio:.2f}x", fontsize=9)
+    axes.margins(y=0.01)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Transposed convolution: the layers that fastvision means to gain on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.upsample.shapes import LAYOUTS, Shape
+from benchmarks.workload import OURS, Options, Workload, case, close
+from fastvision import ops
+from fastvision.testing import Sample
+
+TORCH = "torch"
+COMPILED = "torch compiled"
+SHUFFLED = "matmul + pixel_shuffle"
+
+# shape -> how many times torch's speed, NCHW and channels_last
+TARGETS: dict[Shape, tuple[float, float | None]] = {
+    Shape("Mask R-CNN", 100, 256, 256, 2, 2, 14, 14): (2, 1.3),
+    Shape("FCN-32s", 1, 21, 21, 64, 32, 34, 45, groups=21, weights="bilinear"): (10, None),
+    Shape("FCN-32s", 1, 21, 21, 64, 32, 34, 45, weights="bilinear"): (20, None),
+    Shape("FCN-32s", 1, 21, 21, 64, 32, 34, 45): (1, 1),
+    Shape("U-Net", 1, 256, 128, 2, 2, 100, 100): (1, 0.95),
+    Shape("Johnson", 1, 64, 32, 3, 2, 128, 128, 1, 1): (1, 0.95),
+    Shape("DCGAN", 64, 128, 3, 4, 2, 32, 32, 1): (1, 1),
+}
+
+
+def workloads(options: Options) -> Iterator[Workload]:
+    """Targets against torch's own convolution in the same layout, on the CPU."""
+    for shape, targets in TARGETS.items():
+        for (layout, memory_format), target in zip(LAYOUTS.items(), targets, strict=True):
+            features, weight = shape.tensors(options.device)
+            yield _forward(shape, layout, features.to(memory_format=memory_format), weight, target, options)
+    features, weight = Shape("Mask R-CNN", 100, 256, 256, 2, 2, 14, 14).tensors(options.device)
+    yield _fused(features, weight)
+
+
+def _forward(
+    shape: Shape, layout: str, features: Tensor, weight: Tensor, target: float | None, options: Options
+) -> Workload:
+    stride, padding, output_padding, groups = shape.arguments
+    rest = (stride, padding, output_padding, groups)
+    contenders: dict[str, Callable[[], Any]] = {
+        OURS: lambda: ops.conv_transpose2d(features, weight, None, *rest),
+        TORCH: lambda: F.conv_transpose2d(features, weight, None, *rest),
+    }
+    if shape.kernel == shape.stride and groups == 1:
+        contenders[SHUFFLED] = lambda: _shuffled(features, weight, stride)
+    if not options.quick:
+        compiled = torch.compile(F.conv_transpose2d, dynamic=False)
+        contenders[COMPILED] = lambda: compiled(features, weight, None, *rest)
+    work = case("conv_transpose2d").work(Sample("", (features, weight, None, *rest)))
+    goal = {} if options.cuda or target is None else {TORCH: target}
+    return Workload("upsample", f"conv_transpose2d {shape.name} {layout}", contenders, close(1e-3, 1e-3), work, goal)
+
+
+def _shuffled(features: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Windows that do not overlap: one product, then the pixels of each window to their places."""
+    columns = weight.flatten(1).T @ features.flatten(2)  # [N, O s s, H W]
+    return F.pixel_shuffle(columns.unflatten(2, features.shape[2:]), stride)
+
+
+def _fused(features: Tensor, weight: Tensor) -> Workload:
+    bias = torch.linspace(-1, 1, weight.shape[1], device=weight.device)
+    contenders: dict[str, Callable[[], Any]] = {
+        OURS: lambda: ops.conv_transpose2d(features, weight, bias, 2, activation="relu"),
+        TORCH: lambda: F.conv_transpose2d(features, weight, bias, 2).relu_(),
+    }
+    return Workload("upsample", "conv_transpose2d + bias + ReLU, Mask R-CNN, NCHW", contenders, close(1e-3, 1e-3))
