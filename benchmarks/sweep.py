@@ -18,7 +18,6 @@ from torch import Tensor
 
 from benchmarks.upsample.shapes import LAYOUTS, Shape, shapes
 from fastvision import ops
-from fastvision.ops._layout import is_channels_last
 from fastvision.ops.upsample.conv_transpose2d import Layer, plan
 from fastvision.testing.timing import compare, machine_facts
 

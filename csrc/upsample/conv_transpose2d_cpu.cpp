@@ -17,7 +17,7 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
             Activation<T> activation, S* output, const Strides& out) {
   const int64_t multiplier = p.outputs / p.channels, taps = p.y.kernel * p.x.kernel;
   const PaddedPlane<T> padded(p);
-  const bool turned = out.c == 1 && out.w != 1;
+  const bool turned = out.w != 1;
   const int64_t together = turned ? p.outputs : 1, stacks = p.outputs / together;
   const int64_t rows = p.batch * stacks * p.y.out;
   parallel_for(rows, std::max<int64_t>(1, 16384 / (p.x.out * together)), [&](int64_t begin, int64_t end) {
@@ -40,10 +40,13 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
           const T start = bias ? static_cast<T>(bias[first + o]) : T(0);
           const T* sums = row.at(oy, plane, kernels + (first + o) * taps, start);
           if (turned) {
-            T* line = lines.data() + o * p.x.out;
+            T* __restrict line = lines.data() + o * p.x.out;
             for (int64_t x = 0; x < p.x.out; ++x) line[x] = activate(sums[x]);
           } else {
-            for (int64_t x = 0; x < p.x.out; ++x) target[x * out.w] = static_cast<S>(activate(sums[x]));
+            // NCHW: what is written beyond the row is the start of the next ones, which this thread writes afterwards
+            const int64_t whole = whole_vectors<T>(p.x.out), left = (end - i) * p.x.out;
+            const int64_t count = whole <= left ? whole : p.x.out;
+            for (int64_t x = 0; x < count; ++x) target[x] = static_cast<S>(activate(sums[x]));
           }
         }
         if (turned) transpose(lines.data(), p.x.out, together, p.x.out, target, out.w);

@@ -63,6 +63,7 @@ class Terms {
   }
   [[gnu::always_inline]] void add_to(T* out, int64_t length) const {
     size_t m = 0;
+    for (; m + 8 <= count_; m += 8) add_terms<8>(&values_[m], &rows_[m], length, out);
     for (; m + 4 <= count_; m += 4) add_terms<4>(&values_[m], &rows_[m], length, out);
     for (; m + 2 <= count_; m += 2) add_terms<2>(&values_[m], &rows_[m], length, out);
     for (; m < count_; ++m) add_terms<1>(&values_[m], &rows_[m], length, out);
@@ -96,13 +97,18 @@ struct PaddedPlane {
   [[gnu::always_inline]] void fill(const S* source, const Strides& s, int64_t columns, T* plane) const {
     std::fill_n(plane, size(), T(0));
     for (int64_t y = 0; y < rows; ++y) {
-      T* row = plane + y * step + margin;
-      for (int64_t x = 0; x < columns; ++x) row[x] = static_cast<T>(source[y * s.h + x * s.w]);
+      T* __restrict row = plane + y * step + margin;
+      const S* from = source + y * s.h;
+      if (s.w == 1) {
+        for (int64_t x = 0; x < columns; ++x) row[x] = static_cast<T>(from[x]);
+      } else {
+        for (int64_t x = 0; x < columns; ++x) row[x] = static_cast<T>(from[x * s.w]);
+      }
     }
   }
 };
 
-// One row of outputs at a time.
+// One row of outputs at a time, with a vector more of scratch behind it.
 template <class T>
 class Row {
  public:
@@ -114,7 +120,7 @@ class Row {
         columns_(p.x),
         wide_(p.x.stride >= kWideStride && p.x.dilation == 1),
         terms_(p.y.kernel * p.x.kernel) {
-    line_.reserve(size_t(whole_vectors<T>(x_.positions()) * x_.stride));
+    line_.reserve(size_t(whole_vectors<T>(x_.positions()) * x_.stride + kVectorLanes<T>));
     if (!wide_) phases_.reserve(size_t(whole_vectors<T>(x_.positions()) * x_.stride));
   }
 

@@ -16,6 +16,7 @@ from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, act
 
 Kernel = Literal["product", "torch", "fastvision"]
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
+_LARGE_OUTPUT = 1 << 22  # numbers
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
 
@@ -75,7 +76,7 @@ def choose_kernel(layer: Layer) -> Kernel:
     plain = (layer.padding, layer.output_padding, layer.dilation) == ((0, 0), (0, 0), (1, 1))
     if (height, width, layer.groups) == (1, 1, 1) and plain:
         return "product"  # one tap an output: the weights are read once, which is all there is to do
-    depthwise, dense = layer.groups == channels, layer.groups == 1
+    depthwise, dense = layer.groups == channels > 1, layer.groups == 1
     large_stride = min(layer.stride) >= _LARGE_STRIDE
     if layer.cuda:
         # one thread an output: for outputs that read few numbers, where the tiles of a matrix product stay empty
@@ -91,8 +92,11 @@ def choose_kernel(layer: Layer) -> Kernel:
         # many small images cost torch more than one large one
         many = kernel == layer.stride and batch >= 16 and batch * height * width >= 16 * _FEW_POSITIONS
         return "fastvision" if dense and (large_stride or outputs <= 4 or many) else "torch"
-    if depthwise or (dense and large_stride):
+    if dense and large_stride:
         return "fastvision"
+    if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
+        small = channels % 16 == 0 and batch * outputs * layer.sides[0] * layer.sides[1] < _LARGE_OUTPUT
+        return "torch" if small and not large_stride and min(kernel) > 1 else "fastvision"
     if not dense or batch * height * width < _FEW_POSITIONS:
         return "torch"
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
@@ -163,7 +167,8 @@ def conv_transpose2d(
     pairs = to_pair(stride), to_pair(padding), to_pair(output_padding), to_pair(dilation)
     if activation is not None:
         _check_activation(activation)
-    last = input.dim() == 4 and is_channels_last(input)
+    # as torch reads it: one channel is dense both ways, and its strides decide
+    last = input.dim() == 4 and input.stride(1) == 1 and input.is_contiguous(memory_format=torch.channels_last)
     kernel = plan(Layer(input.shape, weight.shape, *pairs[:3], groups, pairs[3], input.dtype, last, input.is_cuda))
     if bias is not None and bias.shape != (weight.shape[1] * groups,):
         kernel = "fastvision"  # which says so
