@@ -56,10 +56,8 @@ def measure(shape: Shape, layout: str, budget_s: float) -> Point:
     ratio = times["torch"].ratio_to(times["ours"])
     pairwise = [t / o for t, o in zip(times["torch"].seconds, times["ours"].seconds, strict=False)]
     low, _, high = statistics.quantiles(pairwise, n=4)
-    layer = Layer(
-        features.shape, weight.shape, *pairs, groups, (1, 1), features.dtype, is_channels_last(features), False
-    )
-    kernel = plan(layer)
+    last = layout == "channels_last"
+    kernel = plan(Layer(features.shape, weight.shape, *pairs, groups, (1, 1), features.dtype, last, False))
     return Point(shape.name, layout, kernel, times["ours"].median, times["torch"].median, ratio, high - low, difference)
 
 
@@ -82,9 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     worst = min(points, key=lambda p: p.ratio)
     wrong = [p for p in points if not p.largest_difference < 1e-4]
     print(f"{len(points)} layers; worst {worst.ratio:.2f}x: {worst.name} {worst.layout}")
-    print(
-        f"{sum(p.ratio < LEAST for p in points)} below {LEAST}x; median {statistics.median(p.ratio for p in points):.2f}x"
-    )
+    losses, middle = sum(p.ratio < LEAST for p in points), statistics.median(p.ratio for p in points)
+    print(f"{losses} below {LEAST}x; median {middle:.2f}x")
     for point in wrong:
         print(f"wrong: {point.name} {point.layout}: {point.largest_difference:.1e}", file=sys.stderr)
     if arguments.json:
