@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.upsample.shapes import LAYOUTS, Shape, shapes
 from fastvision import ops
-from fastvision.ops.upsample.conv_transpose2d import Layer, plan
+from fastvision.ops.upsample.conv_transpose2d import plan
 from fastvision.testing.timing import compare, machine_facts
 
 LEAST = 0.95
@@ -41,8 +41,6 @@ class Point:
 def measure(shape: Shape, layout: str, budget_s: float) -> Point:
     features, weight = shape.tensors()
     features = features.to(memory_format=LAYOUTS[layout])
-    stride, padding, output_padding, groups = shape.arguments
-    pairs = ((stride, stride), (padding, padding), (output_padding, output_padding))
 
     def ours() -> Tensor:
         return ops.conv_transpose2d(features, weight, None, *shape.arguments)
@@ -56,8 +54,8 @@ def measure(shape: Shape, layout: str, budget_s: float) -> Point:
     ratio = times["torch"].ratio_to(times["ours"])
     pairwise = [t / o for t, o in zip(times["torch"].seconds, times["ours"].seconds, strict=False)]
     low, _, high = statistics.quantiles(pairwise, n=4)
-    last = layout == "channels_last"
-    kernel = plan(Layer(features.shape, weight.shape, *pairs, groups, (1, 1), features.dtype, last, False))
+    where = (features.dtype, layout == "channels_last", False)
+    kernel = plan(features.shape, weight.shape, *shape.arguments, 1, *where)
     return Point(shape.name, layout, kernel, times["ours"].median, times["torch"].median, ratio, high - low, difference)
 
 

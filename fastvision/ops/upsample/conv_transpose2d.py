@@ -103,15 +103,24 @@ def choose_kernel(layer: Layer) -> Kernel:
     return "fastvision" if kernel == layer.stride or outputs <= 8 else "torch"
 
 
-@functools.lru_cache(maxsize=1024)
-def _planned(layer: Layer) -> Kernel:
+def plan(
+    input: torch.Size,
+    weight: torch.Size,
+    stride: int | Pair,
+    padding: int | Pair,
+    output_padding: int | Pair,
+    groups: int,
+    dilation: int | Pair,
+    *rest: Any,
+) -> Kernel:
+    """:func:`choose_kernel` of a layer with ``rest`` = dtype, channels_last, cuda."""
+    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
+    layer = Layer(input, weight, *pairs, groups, to_pair(dilation), *rest)
     return choose_kernel(layer) if layer.sound else "fastvision"
 
 
-def plan(layer: Layer) -> Kernel:
-    """:func:`choose_kernel`, remembered: looking at a layer costs more than a small one takes."""
-    # sizes that a compiler has not fixed cannot be looked up
-    return _planned.__wrapped__(layer) if torch.compiler.is_compiling() else _planned(layer)
+# looking at a layer costs more than a small one takes
+_remembered_plan = functools.lru_cache(maxsize=1024)(plan)
 
 
 @with_reference(reference.upsample.conv_transpose2d)
@@ -164,24 +173,29 @@ def conv_transpose2d(
         batched = (input[None], weight, bias, stride, padding, output_padding, groups, dilation)
         return conv_transpose2d(*batched, activation=activation, negative_slope=negative_slope)[0]
     input, weight, bias = _cast_together(input, weight, bias)
-    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding), to_pair(dilation)
     if activation is not None:
         _check_activation(activation)
     # as torch reads it: one channel is dense both ways, and its strides decide
     last = input.dim() == 4 and input.stride(1) == 1 and input.is_contiguous(memory_format=torch.channels_last)
-    kernel = plan(Layer(input.shape, weight.shape, *pairs[:3], groups, pairs[3], input.dtype, last, input.is_cuda))
+    rest = (input.dtype, last, input.is_cuda)
+    # a compiler's sizes are no keys, nor are lists
+    plain = list not in map(type, (stride, padding, output_padding, dilation))
+    remembered = plain and not torch.compiler.is_compiling()
+    kernel = (_remembered_plan if remembered else plan)(
+        input.shape, weight.shape, stride, padding, output_padding, groups, dilation, *rest
+    )
     if bias is not None and bias.shape != (weight.shape[1] * groups,):
         kernel = "fastvision"  # which says so
+    if kernel == "torch":
+        output = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return activate(output, activation, negative_slope)
     if kernel == "product":
-        columns = weight.flatten(1).to(input.dtype)
-        flat = input.flatten(1) @ columns  # [N, O kh kw]
+        flat = input.flatten(1) @ weight.flatten(1)  # [N, O kh kw]
         output = flat.view(-1, *weight.shape[1:])
         return activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
-    if kernel == "torch":
-        output = F.conv_transpose2d(input, weight, bias, *pairs[:3], groups, pairs[3])
-        return activate(output, activation, negative_slope)
+    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
     return torch.ops.fastvision.conv_transpose2d(
-        input, weight, bias, *pairs[:3], groups, pairs[3], activation or "none", negative_slope
+        input, weight, bias, *pairs, groups, to_pair(dilation), activation or "none", negative_slope
     )
 
 
