@@ -100,7 +100,7 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
   const gemm::Tile tile = gemm::tile<T>();
   const int64_t channels = p.channels, pixels_wide = p.channels_last ? tile.rows : tile.columns;
   const int64_t channels_wide = p.channels_last ? tile.columns : tile.rows;
-  const int64_t block = 4 * int64_t(tile.columns), blocks = ceil_div(p.pixels, block);
+  const int64_t block = ceil_div(int64_t(128), pixels_wide) * pixels_wide, blocks = ceil_div(p.pixels, block);
   const int64_t panels = ceil_div(channels, channels_wide), weights = panels * channels_wide * channels;
   Buffer<T> symmetric(size_t(p.batch * weights));
   for (int64_t b = 0; b < p.batch; ++b) {
