@@ -65,4 +65,12 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
       "roi_align_rotated(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, int sampling_ratio, bool aligned, bool clockwise) -> Tensor");
   m.def(
       "roi_align_rotated_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool clockwise, bool channels_last) -> Tensor");
+
+  // style
+  m.def(
+      "instance_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? style, float eps, float slope) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "instance_norm_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor? style, Tensor mean, Tensor rstd, float eps, float slope) -> (Tensor, Tensor, Tensor)");
+  m.def("total_variation_loss(Tensor images, str norm) -> Tensor");
+  m.def("total_variation_loss_backward(Tensor grad, Tensor images, str norm) -> Tensor");
 }

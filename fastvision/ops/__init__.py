@@ -49,10 +49,19 @@ from fastvision.ops.roi import (
     roi_pool,
     spatial_pyramid_pool,
 )
+from fastvision.ops.style import (
+    ConditionalInstanceNorm2d,
+    InstanceNorm2d,
+    content_loss,
+    instance_norm,
+    total_variation_loss,
+)
 
 __all__ = [
     "AnchorGenerator",
+    "ConditionalInstanceNorm2d",
     "DefaultBoxGenerator",
+    "InstanceNorm2d",
     "MultiScaleRoIAlign",
     "PSRoIAlign",
     "PSRoIPool",
@@ -69,6 +78,7 @@ __all__ = [
     "clip_boxes_to_image",
     "complete_box_iou",
     "complete_box_iou_loss",
+    "content_loss",
     "crop_and_resize",
     "decode_boxes",
     "distance_box_iou",
@@ -77,6 +87,7 @@ __all__ = [
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "heatmaps_to_keypoints",
+    "instance_norm",
     "mask_iou",
     "masks_to_boxes",
     "match_boxes",
@@ -97,5 +108,6 @@ __all__ = [
     "soft_nms",
     "spatial_pyramid_pool",
     "ssd_detections",
+    "total_variation_loss",
     "yolo_detections",
 ]

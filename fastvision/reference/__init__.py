@@ -3,6 +3,6 @@
 The oracle of the tests, a baseline of the benchmarks, and what runs where the compiled library cannot be loaded.
 """
 
-from fastvision.reference import boxes, masks, nms, proposals, roi
+from fastvision.reference import boxes, masks, nms, proposals, roi, style
 
-__all__ = ["boxes", "masks", "nms", "proposals", "roi"]
+__all__ = ["boxes", "masks", "nms", "proposals", "roi", "style"]

@@ -1,0 +1,7 @@
+"""Style transfer in plain PyTorch, one file per op."""
+
+from fastvision.reference.style.content_loss import content_loss
+from fastvision.reference.style.instance_norm import instance_norm
+from fastvision.reference.style.total_variation_loss import total_variation_loss
+
+__all__ = ["content_loss", "instance_norm", "total_variation_loss"]

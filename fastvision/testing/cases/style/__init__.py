@@ -1,0 +1,7 @@
+"""Style transfer, one file per op."""
+
+from fastvision.testing.case import OpCase
+from fastvision.testing.cases.style import content_loss, instance_norm, total_variation_loss
+
+_FILES = (instance_norm, total_variation_loss, content_loss)
+CASES: tuple[OpCase, ...] = tuple(case for file in _FILES for case in file.CASES)
