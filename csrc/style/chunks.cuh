@@ -7,9 +7,9 @@
 
 namespace fastvision::style {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 constexpr int kSideBySide = 32;          // channels of a block
-constexpr int64_t kPixelsOfThread = 32;  // of a chunk
+constexpr int64_t kPixelsOfThread = 64;  // of a chunk
 
 FV_HOST_DEVICE int channels_of_block(int64_t channels) { return channels > 1 ? kSideBySide : 1; }
 

@@ -73,17 +73,22 @@ FV_HOST_DEVICE GradientSums gradient_sums(double grad, double product, double me
   return {grad, rstd * (product - (mean - double(T(mean))) * grad)};
 }
 
-// to x = scale g' + by_deviation (x - mean) + constant, mean and scale as in Line
+// to x = scale (g' + by_deviation (x - mean) + constant), mean and scale as in Line: without the scale inside, what
+// cancels cancels exactly, in a plane of one pixel for instance.
 template <class T>
 struct GradientLine {
   T by_deviation, constant;
 };
 
 template <class T>
-FV_HOST_DEVICE GradientLine<T> gradient_line_of(const GradientSums& sums, double mean, double rstd, double weight,
-                                                int64_t count) {
-  const double scale = rstd * weight, slope = scale * rstd * sums.product / double(count);
-  return {T(-slope), T(slope * (mean - double(T(mean))) - scale * sums.grad / double(count))};
+FV_HOST_DEVICE GradientLine<T> gradient_line_of(const GradientSums& sums, double mean, double rstd, int64_t count) {
+  const double slope = rstd * sums.product / double(count);
+  return {T(-slope), T(slope * (mean - double(T(mean))) - sums.grad / double(count))};
+}
+
+template <class T>
+FV_HOST_DEVICE T gradient_at(T flowing, T deviation, T scale, T by_deviation, T constant) {
+  return scale * (flowing + (by_deviation * deviation + constant));
 }
 
 // Weight and bias of each plane.

@@ -36,17 +36,15 @@ struct GradientLines {
   T by_deviation[kLanes], constant[kLanes];
 };
 
+// sums, mean, rstd: of all planes; plane: the first of the group
 template <class T>
-[[gnu::always_inline]] inline GradientLines<T> gradient_lines_of(const Affine<T>& affine, int64_t plane,
-                                                                 const Tile& tile, const GradientSums* sums,
-                                                                 const double* mean, const double* rstd,
-                                                                 int64_t pixels) {
+[[gnu::always_inline]] inline GradientLines<T> gradient_lines_of(int64_t plane, const Tile& tile,
+                                                                 const GradientSums* sums, const double* mean,
+                                                                 const double* rstd, int64_t pixels) {
   GradientLines<T> lines;
-  const int64_t row = affine.row(plane / affine.channels);
   for (int64_t c = 0; c < tile.channels; ++c) {
     const int64_t p = plane + tile.first + c;
-    const GradientLine<T> line =
-        gradient_line_of<T>(sums[p], mean[p], rstd[p], affine.weight_at(row, p % affine.channels), pixels);
+    const GradientLine<T> line = gradient_line_of<T>(sums[p], mean[p], rstd[p], pixels);
     lines.by_deviation[c] = line.by_deviation, lines.constant[c] = line.constant;
   }
   style::spread(lines.by_deviation, tile), style::spread(lines.constant, tile);
@@ -65,8 +63,8 @@ template <class T, class S>
     for (int64_t e = 0; e < values; ++e) {
       const T value = static_cast<T>(x[e]), z = line_at(value, lines.mean[e], lines.scale[e], lines.shift[e]);
       const T flowing = activated(z, static_cast<T>(g[e]), slope);
-      y[e] = static_cast<S>(lines.scale[e] * flowing +
-                            (gradient.by_deviation[e] * (value - lines.mean[e]) + gradient.constant[e]));
+      y[e] = static_cast<S>(
+          gradient_at(flowing, value - lines.mean[e], lines.scale[e], gradient.by_deviation[e], gradient.constant[e]));
     }
   });
 }
@@ -110,8 +108,7 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
         vectorized([&]() __attribute__((always_inline)) {
           style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
-            const GradientLines<T> gradient =
-                gradient_lines_of(affine, g * channels, tile, sums, mean, rstd, groups.pixels);
+            const GradientLines<T> gradient = gradient_lines_of<T>(g * channels, tile, sums, mean, rstd, groups.pixels);
             differentiate(in[g] + first, grads[g] + first, groups.pixels_of(chunk), channels, tile, lines, gradient,
                           slope, out[g] + first);
           });

@@ -61,7 +61,6 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 struct PlaneOfThread {
   int64_t plane, row;
-  double weight;
   Line<T> line;
 
   FV_DEVICE PlaneOfThread(const Args<T>& args, const ChunkThread& thread, const double* mean, const double* rstd) {
@@ -69,8 +68,7 @@ struct PlaneOfThread {
     row = args.affine.row(plane / args.affine.channels);
     if (row < 0) return;
     const int64_t channel = plane % args.affine.channels;
-    weight = args.affine.weight_at(row, channel);
-    line = line_of<T>(mean[plane], rstd[plane], weight, args.affine.bias_at(row, channel));
+    line = line_of<T>(mean[plane], rstd[plane], args.affine.weight_at(row, channel), args.affine.bias_at(row, channel));
   }
 
   FV_DEVICE T at(T x) const { return line_at(x, line.mean, line.scale, line.shift); }
@@ -165,12 +163,12 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   const GradientLine<T> gradient =
-      gradient_line_of<T>(totals[plane.plane], mean[plane.plane], rstd[plane.plane], plane.weight, args.groups.pixels);
+      gradient_line_of<T>(totals[plane.plane], mean[plane.plane], rstd[plane.plane], args.groups.pixels);
   thread.for_each_value(args.groups, [&](int64_t at) {
     const T value = static_cast<T>(x[at]);
     const T flowing = activated(plane.at(value), static_cast<T>(g[at]), args.slope);
-    y[at] = static_cast<S>(plane.line.scale * flowing +
-                           (gradient.by_deviation * (value - plane.line.mean) + gradient.constant));
+    y[at] = static_cast<S>(
+        gradient_at(flowing, value - plane.line.mean, plane.line.scale, gradient.by_deviation, gradient.constant));
   });
 }
 
