@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 import fastvision
-from benchmarks import boxes, masks, nms, proposals, report, roi
+from benchmarks import boxes, masks, nms, proposals, report, roi, style
 from benchmarks.workload import Options, Result, Workload, missing, run
 from fastvision.testing.timing import Ceiling, ceiling, machine_facts
 
@@ -23,6 +23,7 @@ FAMILIES: dict[str, Callable[[Options], Iterator[Workload]]] = {
     "boxes": boxes.workloads,
     "proposals": proposals.workloads,
     "masks": masks.workloads,
+    "style": style.workloads,
 }
 
 

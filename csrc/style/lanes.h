@@ -54,38 +54,43 @@ template <class T>
   }
 }
 
-// The first `channels` lanes -> all pixels of the row.
+// The first `channels` lanes -> all pixels of the row, doubling what is filled.
 template <class T>
 [[gnu::always_inline]] inline void spread(T* lanes, const Tile& tile) {
-  for (int64_t e = tile.channels; e < tile.channels * tile.pixels; ++e) lanes[e] = lanes[e - tile.channels];
+  const int64_t all = tile.channels * tile.pixels;
+  for (int64_t filled = tile.channels; filled < all; filled *= 2) {
+    const int64_t count = std::min(filled, all - filled);
+#pragma GCC ivdep
+    for (int64_t e = 0; e < count; ++e) lanes[filled + e] = lanes[e];
+  }
 }
 
 // measure(group, chunk) for all chunks of a group, then finish(group), then write(group, chunk). Whole groups to each
 // thread where that keeps all threads busy: neighbouring planes of the output then are one thread's, and a plane is
-// still in its cache when it is read again, the latest chunk first.
+// still in its cache when it is read again, the latest chunk first. Else each step for all chunks of all groups.
 template <class Measure, class Finish, class Write>
 void in_passes(const Groups& groups, const Measure& measure, const Finish& finish, const Write& write) {
-  const int64_t threads = thread_count();
-  if (groups.count >= 8 * threads || groups.count % threads == 0) {
-    parallel_for(groups.count, 1, [&](int64_t begin, int64_t end) {
+  const int64_t threads = thread_count(), chunks = groups.chunks;
+  if (groups.count % threads == 0 || groups.count >= 4 * threads) {
+    constexpr int64_t kValuesOfThread = 16384;  // fewer are not worth a thread
+    const int64_t grain = std::max(kValuesOfThread / (groups.pixels * groups.channels), int64_t(1));
+    parallel_for(groups.count, grain, [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < end; ++g) {
-        for (int64_t c = 0; c < groups.chunks; ++c) measure(g, c);
+        for (int64_t c = 0; c < chunks; ++c) measure(g, c);
         finish(g);
-        for (int64_t c = groups.chunks; c-- > 0;) write(g, c);
+        for (int64_t c = chunks; c-- > 0;) write(g, c);
       }
     });
     return;
   }
-  const auto for_each_chunk = [&](int64_t g, const auto& body) {
-    parallel_for(groups.chunks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) body(g, c);
+  const auto for_each_chunk = [&](const auto& body) {
+    parallel_for(groups.count * chunks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(i / chunks, i % chunks);
     });
   };
-  for (int64_t g = 0; g < groups.count; ++g) {
-    for_each_chunk(g, measure);
-    finish(g);
-    for_each_chunk(g, write);
-  }
+  for_each_chunk(measure);
+  for (int64_t g = 0; g < groups.count; ++g) finish(g);
+  for_each_chunk(write);
 }
 
 }  // namespace fastvision::style

@@ -147,6 +147,19 @@ def test_layouts(device: torch.device) -> None:
         assert ours[0].is_contiguous() == (other is not last)
 
 
+def test_sequences_and_volumes(device: torch.device) -> None:
+    """As torch has them, in place where channels come last."""
+    x = data.feature_map(2, 20, 6, 7).to(device)
+    volumes = x.unflatten(2, (3, 2)).contiguous(memory_format=torch.channels_last_3d)
+    out = ops.instance_norm(volumes)
+    assert out.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(out, F.instance_norm(volumes), rtol=1e-5, atol=1e-5)
+    sequences = x[:, :, 0].transpose(1, 2).contiguous().transpose(1, 2)  # [N, C, L], channels last
+    out = ops.instance_norm(sequences)
+    assert out.stride() == sequences.stride()
+    torch.testing.assert_close(out, F.instance_norm(sequences), rtol=1e-5, atol=1e-5)
+
+
 @LAYOUTS
 def test_a_gradient_in_another_layout(layout: Any, device: torch.device) -> None:
     x = data.feature_map(2, 20, 8, 9).to(device).to(memory_format=layout)
