@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 import fastvision
-from benchmarks import boxes, masks, nms, proposals, report, roi, upsample
+from benchmarks import boxes, masks, nms, proposals, report, roi, style, upsample
 from benchmarks.workload import Options, Result, Workload, missing, run
 from fastvision.testing.timing import Ceiling, ceiling, machine_facts
 
@@ -24,6 +24,7 @@ FAMILIES: dict[str, Callable[[Options], Iterator[Workload]]] = {
     "proposals": proposals.workloads,
     "masks": masks.workloads,
     "upsample": upsample.workloads,
+    "style": style.workloads,
 }
 
 

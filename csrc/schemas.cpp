@@ -73,6 +73,12 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def("gram_matrix_backward(Tensor grad, Tensor features, float scale) -> Tensor");
   m.def(
       "style_loss(Tensor[] features, Tensor[] targets, float[] weights, float[] scales) -> (Tensor loss, Tensor differences)");
+  m.def(
+      "instance_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? style, float eps, float slope) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "instance_norm_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor? style, Tensor mean, Tensor rstd, float eps, float slope) -> (Tensor, Tensor, Tensor)");
+  m.def("total_variation_loss(Tensor images, str norm) -> Tensor");
+  m.def("total_variation_loss_backward(Tensor grad, Tensor images, str norm) -> Tensor");
 
   // upsample
   m.def(

@@ -192,7 +192,7 @@ class TestCommand:
 
 def test_the_real_families_are_well_formed() -> None:
     """The first workload of each family: ours comes first, targets name contenders or optional rivals."""
-    for family in ("nms", "boxes", "proposals", "masks", "upsample"):
+    for family in ("nms", "boxes", "proposals", "masks", "style", "upsample"):
         workload = next(command.FAMILIES[family](Options(quick=True)))
         assert workload.family == family
         assert next(iter(workload.contenders)) == OURS

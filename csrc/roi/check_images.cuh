@@ -2,9 +2,7 @@
 // is for finding mistakes, not for production, where such a roi gives zeros.
 #pragma once
 
-#include <cstdlib>
-#include <cstring>
-
+#include "common/check_mode.h"
 #include "common/launch.cuh"
 #include "roi/rois.h"
 
@@ -21,9 +19,8 @@ __global__ void find_roi_without_image(int64_t batch, const T* rois, int64_t col
 // rois: contiguous values of T
 template <class T>
 void check_images(const char* op, int64_t batch, const Tensor& rois) {
-  const char* wanted = std::getenv("FASTVISION_CHECK");
   const int64_t count = rois.size(0);
-  if (count == 0 || !wanted || std::strcmp(wanted, "1") != 0) return;
+  if (count == 0 || !checking()) return;
   const Tensor first = torch::stable::full({1}, double(count), ScalarType::Long, std::nullopt, rois.device());
   int64_t* address = first.mutable_data_ptr<int64_t>();
   launch(op, &find_roi_without_image<T>, {blocks_for(count, 256), 256}, rois, batch, rois.const_data_ptr<T>(),

@@ -56,7 +56,15 @@ from fastvision.ops.roi import (
     roi_pool,
     spatial_pyramid_pool,
 )
-from fastvision.ops.style import gram_matrix, style_loss
+from fastvision.ops.style import (
+    ConditionalInstanceNorm2d,
+    InstanceNorm2d,
+    content_loss,
+    gram_matrix,
+    instance_norm,
+    style_loss,
+    total_variation_loss,
+)
 from fastvision.ops.upsample import (
     ConvTranspose2d,
     MaxUnpool2d,
@@ -71,8 +79,10 @@ from fastvision.ops.upsample import (
 
 __all__ = [
     "AnchorGenerator",
+    "ConditionalInstanceNorm2d",
     "ConvTranspose2d",
     "DefaultBoxGenerator",
+    "InstanceNorm2d",
     "MaxUnpool2d",
     "MultiScaleRoIAlign",
     "PSRoIAlign",
@@ -92,6 +102,7 @@ __all__ = [
     "clip_boxes_to_image",
     "complete_box_iou",
     "complete_box_iou_loss",
+    "content_loss",
     "conv_transpose1d",
     "conv_transpose2d",
     "crop_and_resize",
@@ -103,6 +114,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "gram_matrix",
     "heatmaps_to_keypoints",
+    "instance_norm",
     "mask_iou",
     "mask_logits",
     "masks_to_boxes",
@@ -128,5 +140,6 @@ __all__ = [
     "spatial_pyramid_pool",
     "ssd_detections",
     "style_loss",
+    "total_variation_loss",
     "yolo_detections",
 ]

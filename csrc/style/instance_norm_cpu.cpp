@@ -1,0 +1,126 @@
+// instance_norm on the CPU. A plane is read once from memory for its moments, block by block, and once more, from cache
+// if it fits there, when the output is written.
+#include <torch/csrc/stable/library.h>
+
+#include "style/instance_norm_cpu.h"
+
+namespace fastvision::instance_norm {
+namespace {
+
+// map: pixel 0 of a chunk of `pixels`. mean, squares [channels]: the moments of each channel.
+template <class T, class S>
+[[gnu::always_inline]] inline void measure(const S* map, int64_t pixels, int64_t channels, const Tile& tile,
+                                           double* __restrict mean, double* __restrict squares) {
+  map += tile.first, mean += tile.first, squares += tile.first;
+  std::fill_n(mean, tile.channels, 0.0), std::fill_n(squares, tile.channels, 0.0);
+  for (int64_t p = 0; p < pixels; p += tile.block()) {
+    const int64_t count = std::min(tile.block(), pixels - p);
+    const S* block = map + p * channels;
+    T about[kLanes] = {}, sums[kLanes] = {}, second[kLanes] = {};
+    for_each_row(count, channels, tile, [&](int64_t row, int64_t values) __attribute__((always_inline)) {
+      for (int64_t e = 0; e < values; ++e) about[e] += static_cast<T>(block[row + e]);
+    });
+    style::fold(about, tile);
+    const T share = T(1) / T(count);
+    for (int64_t c = 0; c < tile.channels; ++c) about[c] *= share;
+    style::spread(about, tile);
+    for_each_row(count, channels, tile, [&](int64_t row, int64_t values) __attribute__((always_inline)) {
+      for (int64_t e = 0; e < values; ++e) {
+        const T deviation = static_cast<T>(block[row + e]) - about[e];
+        sums[e] += deviation, second[e] += deviation * deviation;
+      }
+    });
+    style::fold(sums, tile), style::fold(second, tile);
+    for (int64_t c = 0; c < tile.channels; ++c) {
+      const Moments moments = merged({mean[c], squares[c]}, double(p),
+                                     moments_about(about[c], sums[c], second[c], double(count)), double(count));
+      mean[c] = moments.mean, squares[c] = moments.squares;
+    }
+  }
+}
+
+// map, out: pixel 0 of a chunk
+template <class T, class S>
+[[gnu::always_inline]] inline void normalise(const S* map, int64_t pixels, int64_t channels, const Tile& tile,
+                                             const Lines<T>& lines, T slope, S* out) {
+  map += tile.first, out += tile.first;
+  for_each_row(pixels, channels, tile, [&](int64_t row, int64_t values) __attribute__((always_inline)) {
+    const S* __restrict x = map + row;
+    S* __restrict y = out + row;
+    for (int64_t e = 0; e < values; ++e) {
+      const T z = line_at(static_cast<T>(x[e]), lines.mean[e], lines.scale[e], lines.shift[e]);
+      y[e] = static_cast<S>(activated(z, z, slope));
+    }
+  });
+}
+
+template <class S, class T>
+void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, Tensor& output, double* mean,
+             double* rstd) {
+  const bool channels_last = is_channels_last(input);
+  const Tensor plain = style::grouped(input, channels_last);
+  const Groups groups = style::groups_of(plain, channels_last, style::pixels_of_chunk);
+  const GroupedMap<const S> in = style::readable_map<S>(plain, channels_last);
+  const GroupedMap<S> out = style::writable_map<S>(output, channels_last);
+  const int64_t channels = groups.channels;
+  ChunkSums partial(groups);
+  style::in_passes(
+      groups,
+      [&](int64_t g, int64_t chunk) {
+        const S* map = in[g] + groups.first_pixel(chunk) * channels;
+        double *means = partial.first(g, chunk), *squares = partial.second(g, chunk);
+        vectorized([&]() __attribute__((always_inline)) {
+          style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
+            measure<T>(map, groups.pixels_of(chunk), channels, tile, means, squares);
+          });
+        });
+      },
+      [&](int64_t g) {
+        for (int64_t c = 0; c < channels; ++c) {
+          Moments moments{0, 0};
+          for (int64_t chunk = 0; chunk < groups.chunks; ++chunk) {
+            moments =
+                merged(moments, double(groups.first_pixel(chunk)),
+                       {partial.first(g, chunk)[c], partial.second(g, chunk)[c]}, double(groups.pixels_of(chunk)));
+          }
+          mean[g * channels + c] = moments.mean;
+          rstd[g * channels + c] = rstd_of(moments, groups.pixels, eps);
+        }
+      },
+      [&](int64_t g, int64_t chunk) {
+        const int64_t first = groups.first_pixel(chunk) * channels;
+        vectorized([&]() __attribute__((always_inline)) {
+          style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
+            const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
+            normalise(in[g] + first, groups.pixels_of(chunk), channels, tile, lines, slope, out[g] + first);
+          });
+        });
+      });
+}
+
+std::tuple<Tensor, Tensor, Tensor> instance_norm(const Tensor& input, const Optional& weight, const Optional& bias,
+                                                 const Optional& style, double eps, double slope) {
+  constexpr const char* kOp = "instance_norm";
+  const AffineTensors affine = checked(kOp, input, weight, bias, style);
+  check_styles(kOp, input, affine);
+  auto [output, mean, rstd] = empty_outputs(input);
+  if (output.numel() == 0) {
+    torch::stable::zero_(mean), torch::stable::zero_(rstd);
+    return {output, mean, rstd};
+  }
+  advise_huge_pages(output);
+  dispatch_floating(kOp, input.scalar_type(), [&, &output = output, &mean = mean, &rstd = rstd](auto t) {
+    using S = typename decltype(t)::type;
+    using T = Accumulator<S>;
+    forward<S, T>(input, affine.view<T>(), eps, T(slope), output, mean.template mutable_data_ptr<double>(),
+                  rstd.template mutable_data_ptr<double>());
+  });
+  return {output, mean, rstd};
+}
+
+}  // namespace
+}  // namespace fastvision::instance_norm
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("instance_norm", TORCH_BOX(&fastvision::instance_norm::instance_norm));
+}

@@ -1,0 +1,22 @@
+"""What the tests of instance_norm share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvision.testing import data
+
+
+def value_and_gradients(function: Any, *args: Tensor) -> tuple[Tensor, ...]:
+    leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in args]
+    out = function(*leaves)
+    weight = torch.randn(out.shape, generator=data.generator(9)).to(out)
+    return out.detach(), *torch.autograd.grad((out * weight).sum(), leaves)
+
+
+def affine(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    g = data.generator(4)
+    return torch.randn(*shape, generator=g, dtype=dtype), torch.randn(*shape, generator=g, dtype=dtype)
