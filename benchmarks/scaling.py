@@ -7,7 +7,6 @@ growth by growth is the step; below 1, the fixed cost of a call is being shared 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.memory import extra_memory_mb
 from fastvision import ops
 from fastvision.testing import data
 from fastvision.testing.timing import compare, machine_facts
@@ -115,29 +115,6 @@ def measure(one: Series) -> list[Point]:
         del call
         gc.collect()
     return points
-
-
-def extra_memory_mb(call: Callable[[], Tensor]) -> float | None:
-    """Peak resident memory during a call less its output; None where the system does not say (only Linux does)."""
-    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    del_me = call()  # the allocator's own pools are warm from here on
-    size = del_me.numel() * del_me.element_size()
-    del del_me
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # or the call might find its memory among what was freed and stayed resident
-        reset.write_text("5")  # forget the peak
-        before = _status_kb(status, "VmRSS")
-        output = call()
-        peak = _status_kb(status, "VmHWM")
-    except (OSError, StopIteration, AttributeError):
-        return None
-    del output
-    return max(0.0, (peak - before) * 1024 - size) / 1e6
-
-
-def _status_kb(status: Path, key: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
 
 
 def show(one: Series, points: Sequence[Point]) -> None:

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.memory import memory_column
 from benchmarks.upsample.shapes import LAYOUTS, Shape
 from benchmarks.workload import OURS, Options, Workload, case, close
 from fastvision import ops
 from fastvision.testing import Sample
 
 TORCH = "torch"
-COMPILED = "torch compiled"
+COMPILED = "torch compiled"  # "reference compiled" would be our own loop over taps
 SHUFFLED = "matmul + pixel_shuffle"
 
 # shape -> how many times torch's speed, NCHW and channels_last
@@ -56,7 +57,9 @@ def _forward(
         contenders[COMPILED] = lambda: compiled(features, weight, None, *rest)
     work = case("conv_transpose2d").work(Sample("", (features, weight, None, *rest)))
     goal = {} if options.cuda or target is None else {TORCH: target}
-    return Workload("upsample", f"conv_transpose2d {shape.name} {layout}", contenders, close(1e-3, 1e-3), work, goal)
+    name = f"conv_transpose2d {shape.name} {layout}"
+    columns = {} if options.cuda else memory_column(contenders[OURS])
+    return Workload("upsample", name, contenders, close(1e-3, 1e-3), work, goal, lambda output: columns)
 
 
 def _shuffled(features: Tensor, weight: Tensor, stride: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Style transfer: instance normalisation with ReLU at two depths of a generator, and total variation."""
+"""Instance normalisation with ReLU at two depths of a generator, and total variation."""
 
 from __future__ import annotations
 

@@ -1,0 +1,40 @@
+"""What a call takes beside its input and output."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+def extra_memory_mb(call: Callable[[], Any]) -> float | None:
+    """Peak resident memory during a call less its output; None where the system does not say (only Linux does)."""
+    reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    # the allocator's own pools are warm after the first call
+    size = sum(t.numel() * t.element_size() for t in tree_leaves(call()) if isinstance(t, Tensor))
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # or the call might find its memory among what was freed and stayed resident
+        reset.write_text("5")  # forget the peak
+        before = _status_kb(status, "VmRSS")
+        output = call()
+        peak = _status_kb(status, "VmHWM")
+    except (OSError, StopIteration, AttributeError):
+        return None
+    del output
+    return max(0.0, (peak - before) * 1024 - size) / 1e6
+
+
+def memory_column(call: Callable[[], Any]) -> dict[str, int | str]:
+    """For :attr:`benchmarks.workload.Workload.columns`."""
+    extra = extra_memory_mb(call)
+    return {} if extra is None else {"extra MB": f"{extra:.1f}"}
+
+
+def _status_kb(status: Path, key: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))

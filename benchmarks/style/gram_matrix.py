@@ -1,0 +1,103 @@
+"""Gram matrix and style loss with their gradient, at the sizes of VGG's first four stages on a 256 x 256 image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.memory import memory_column
+from benchmarks.workload import COMPILED, OURS, REFERENCE, Options, Workload, case, close
+from fastvision import ops, reference
+from fastvision.testing import Sample, Work, data
+
+BMM = "torch.bmm"
+ONE_PRODUCT = "torch.bmm, one product back"
+
+# (channels, side): how many times torch.bmm's speed
+TARGETS = {(64, 256): 4.0, (128, 128): 2.5, (256, 64): 2.0, (512, 32): 2.0}
+
+_Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
+
+
+def workloads(options: Options) -> Iterator[Workload]:
+    """Targets against ``torch.bmm`` under autograd in the same layout, on the CPU."""
+    for size, target in TARGETS.items():
+        for channels_last in (False, True):
+            yield _style_loss(options, [size], channels_last, target, f"{size[0]} x {size[1]}^2")
+    yield _style_loss(options, list(TARGETS), False, None, "four layers")
+    yield _gram(options)
+
+
+class _OneProduct(torch.autograd.Function):
+    """What a careful user of torch writes: the gradient of a Gram matrix is one product, not two."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        rows = features.flatten(2)
+        ctx.scale = 1 / rows[0].numel()
+        return torch.bmm(rows, rows.transpose(1, 2)) * ctx.scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (features,) = ctx.saved_tensors
+        return torch.bmm((grad + grad.transpose(1, 2)) * ctx.scale, features.flatten(2)).view_as(features)
+
+
+def _by_bmm(features: list[Tensor], targets: list[Tensor]) -> Tensor:
+    loss = features[0].new_zeros(())
+    for feature, target in zip(features, targets, strict=True):
+        rows = feature.flatten(2)
+        loss = loss + (torch.bmm(rows, rows.transpose(1, 2)) / rows[0].numel() - target).square().sum() / len(rows)
+    return loss
+
+
+def _by_one_product(features: list[Tensor], targets: list[Tensor]) -> Tensor:
+    grams = [_OneProduct.apply(f) for f in features]
+    return torch.stack([(g - t).square().sum() / len(g) for g, t in zip(grams, targets, strict=True)]).sum()
+
+
+def _style_loss(
+    options: Options, sizes: list[tuple[int, int]], channels_last: bool, target: float | None, name: str
+) -> Workload:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    # about as correlated as a network's: a Gram matrix of noise alone is nearly diagonal
+    features = [
+        data.feature_map(1, c, s, s).relu().to(options.device).contiguous(memory_format=layout) for c, s in sizes
+    ]
+    targets = [ops.gram_matrix(f.flip(3).roll(1, 1)) for f in features]
+    rivals: dict[str, _Loss] = {OURS: ops.style_loss, BMM: _by_bmm, ONE_PRODUCT: _by_one_product}
+    if options.reference(small=False):
+        rivals[REFERENCE] = reference.style.style_loss
+        rivals[COMPILED] = torch.compile(_by_bmm, dynamic=False)
+    contenders = {label: _both_ways(loss, features, targets) for label, loss in rivals.items()}
+    work = case("style_loss").work(Sample("", (features, targets)))
+    work = Work(3 * work.bytes, 3 * work.flops)  # read twice, the gradient written; one full product more
+    goal = {} if options.cuda or target is None else {BMM: target}
+    label = f"style_loss forward and backward, {name} {'channels_last' if channels_last else 'NCHW'}"
+    columns = {} if options.cuda else memory_column(contenders[OURS])
+    return Workload("style", label, contenders, close(1e-3, 1e-6), work, goal, lambda output: columns)
+
+
+def _both_ways(loss: _Loss, features: list[Tensor], targets: list[Tensor]) -> Callable[[], Any]:
+    leaves = [f.clone(memory_format=torch.preserve_format).requires_grad_() for f in features]
+
+    def both() -> Any:
+        value = loss(leaves, targets)
+        return value, *torch.autograd.grad(value, leaves)
+
+    return both
+
+
+def _gram(options: Options) -> Workload:
+    features = data.feature_map(1, 64, 256, 256).to(options.device)
+    rows = features.flatten(2)
+    contenders: dict[str, Callable[[], Any]] = {
+        OURS: lambda: ops.gram_matrix(features),
+        BMM: lambda: torch.bmm(rows, rows.transpose(1, 2)) / rows[0].numel(),
+    }
+    work = case("gram_matrix").work(Sample("", (features,)))
+    return Workload("style", "gram_matrix 64 x 256^2", contenders, close(1e-4, 1e-6), work)
