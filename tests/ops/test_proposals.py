@@ -164,8 +164,8 @@ def test_top_candidates_are_a_stable_top_k(ranked: bool, dtype: torch.dtype, dev
     values = values.to(device)
     for k in (1, 50, 3000, 8400):
         for threshold in (-float("inf"), 2.0):
-            indices, scores = torch.ops.fastvision.top_candidates([values], 0, k, threshold, 6.0, ranked)
-            rows = values.permute(0, 2, 3, 1).flatten(1).to(scores.dtype).clamp(max=6.0)
+            indices, scores = torch.ops.fastvision.top_candidates([values], 0, k, threshold, False, ranked)
+            rows = values.permute(0, 2, 3, 1).flatten(1).to(scores.dtype)
             for row, found, score in zip(rows, indices[:, 0], scores[:, 0], strict=True):
                 order = reference.nms.rank(row)
                 wanted = order[(row[order] >= threshold) & ~row[order].isnan()][:k]
@@ -244,6 +244,11 @@ def test_yolo_errors(device: torch.device) -> None:
         ops.yolo_detections(torch.zeros(2, 7, 7, 30, device=device), [(9, 9)], num_classes=20)
     with pytest.raises(ValueError, match=r"expected outputs of shape \[N, S, S, 5 B \+ 20\]"):
         ops.yolo_detections(torch.zeros(1, 7, 7, 29, device=device), [(9, 9)], num_classes=20)
+    with pytest.raises(ValueError, match="expected at least one level"):
+        ops.yolo_detections([], [], num_classes=2)
+    with pytest.raises(ValueError, match=r"expected levels of shape \[1, 4 R \+ 2, H, W\], got \[2, 66"):
+        levels = [torch.zeros(n, 66, 7, 7, device=device) for n in (1, 2)]
+        ops.yolo_detections(levels, [(9, 9)], num_classes=2, strides=(8, 16))
     with pytest.raises(ValueError, match="a stride for each of 1 levels, got 3"):
         ops.yolo_detections([torch.zeros(1, 66, 7, 7, device=device)], [(9, 9)], num_classes=2)
 

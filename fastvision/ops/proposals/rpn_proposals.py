@@ -9,7 +9,9 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
+from fastvision.ops._constant import constants
 from fastvision.ops.proposals.candidates import alive, decode_candidates, suppress, top_candidates
+from fastvision.reference.proposals.checks import check_pyramid
 
 
 @with_reference(reference.proposals.rpn_proposals)
@@ -60,6 +62,8 @@ def rpn_proposals(
     Reference:
         Ren et al. 2015, section 3; ``torchvision.models.detection.rpn``.
     """
+    check_pyramid("rpn_proposals", objectness, deltas, cell_anchors, strides, image_sizes, 1)
+    objectness, deltas, cell_anchors = constants(objectness), constants(deltas), constants(cell_anchors)
     indices, logits = top_candidates(objectness, pre_nms_top_n, ranked=True)
     boxes = decode_candidates(deltas, cell_anchors, strides, indices, image_sizes)
     scores = torch.sigmoid(logits)
