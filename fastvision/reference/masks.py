@@ -39,6 +39,7 @@ def _detectron2(mask: Tensor, box: Tensor, out: Tensor) -> None:
     out.copy_(F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0])
 
 
+@torch.no_grad()
 def paste_masks(
     masks: Tensor,
     boxes: Tensor,
@@ -122,6 +123,7 @@ def mask_iou(masks1: Tensor, masks2: Tensor) -> Tensor:
     return torch.where(union > 0, shared / union, 0.0).float()
 
 
+@torch.no_grad()
 def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
     """[N, K, M, M], [N, 4] -> [N, K, 3], [N, K]"""
     dtype = working_dtype(maps, rois)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import register_fake, with_reference
+from fastvision.ops._constant import constant
 
 
 @with_reference(reference.masks.heatmaps_to_keypoints)
@@ -33,7 +34,7 @@ def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
     Reference:
         He et al. 2017, section 5; ``torchvision.models.detection.roi_heads.heatmaps_to_keypoints``.
     """
-    keypoints, scores = torch.ops.fastvision.heatmaps_to_keypoints(maps, rois)
+    keypoints, scores = torch.ops.fastvision.heatmaps_to_keypoints(constant(maps), constant(rois))
     return keypoints, scores
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import register_fake, with_reference
+from fastvision.ops._constant import constant
 
 
 @with_reference(reference.masks.paste_masks)
@@ -48,7 +49,7 @@ def paste_masks(
     height, width = image_size
     if masks.dim() == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
-    return torch.ops.fastvision.paste_masks(masks, boxes, height, width, threshold, rule)
+    return torch.ops.fastvision.paste_masks(constant(masks), constant(boxes), height, width, threshold, rule)
 
 
 @register_fake("paste_masks")

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastvision.reference.boxes.formats import working_dtype
 
 
+@torch.no_grad()
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, *, clockwise: bool = False) -> Tensor:
     """[N, 5], [M, 5] -> [N, M]"""
     dtype = working_dtype(boxes1, boxes2)
