@@ -23,7 +23,7 @@ def paste_masks(
 ) -> Tensor:
     """Resizes each mask to its box by bilinear interpolation and places it in an image of zeros.
 
-    A box that is not finite leaves its image empty.
+    Outside its box, and everywhere if the box is not finite, an image is zero (which a threshold may count as set).
 
     Args:
         masks: ``[N, M, M]`` or ``[N, 1, M, M]`` probabilities, floating point.
