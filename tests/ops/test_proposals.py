@@ -267,6 +267,19 @@ def test_balanced_sample_is_torchvisions(positives: int) -> None:
     assert len(positive) == min(positives, 128) and len(positive) + len(negative) == 256
 
 
+def test_balanced_sample_compiles() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda labels: ops.balanced_sample(labels, 64, 0.25), fullgraph=True, backend="aot_eager")
+    for positives, negatives in ((0, 500), (5, 400), (16, 48), (200, 10), (200, 300), (0, 0), (30, 0)):
+        labels = torch.full((500,), -1)
+        labels[:positives], labels[500 - negatives :] = 1, 0
+        labels = labels[torch.randperm(500, generator=data.generator(3))]
+        positive, negative = compiled(labels)
+        assert len(positive) == min(positives, 16) and len(negative) == min(negatives, 64 - len(positive))
+        assert (labels[positive] == 1).all() and (labels[negative] == 0).all()
+    torch._dynamo.reset()
+
+
 def test_balanced_sample_is_seeded_and_checks_its_arguments() -> None:
     labels = torch.randint(-1, 3, (500,), generator=data.generator(1))
     a, b = (ops.balanced_sample(labels, 64, 0.25, generator=data.generator(5)) for _ in range(2))
