@@ -54,7 +54,8 @@ def _separated(a: Tensor, b: Tensor, direction: float) -> Tensor:
         depths.append(one[..., 2] / 2 + w * turn.cos().abs() + h * turn.sin().abs() - x.abs())
         depths.append(one[..., 3] / 2 + w * turn.sin().abs() + h * turn.cos().abs() - y.abs())
     size = a[..., 2:4].norm(dim=-1) / 2 + b[..., 2:4].norm(dim=-1) / 2
-    return torch.stack(depths).min(0)[0] <= 16 * torch.finfo(torch.float64).eps * size
+    separated: Tensor = torch.stack(depths).amin(0) <= 16 * torch.finfo(torch.float64).eps * size
+    return separated
 
 
 def _below_edge(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], w: Tensor, h: Tensor) -> Tensor:
