@@ -83,7 +83,7 @@ def decode_candidates(
 
 def alive(scores: Tensor, indices: Tensor, keep: Tensor) -> Tensor:
     """``scores`` where there is a candidate and ``keep``, :data:`DEAD` elsewhere."""
-    return torch.where((indices >= 0) & keep, scores, DEAD)
+    return scores.masked_fill((indices < 0) | ~keep, DEAD)  # torch.where copies its number to the device
 
 
 def suppress(
@@ -97,9 +97,10 @@ def suppress(
     if boxes.shape[1] == 0:
         shape = (len(boxes), max_output)
         return boxes.new_zeros((*shape, 4)), scores.new_zeros(shape), groups.new_zeros(shape), count
-    used, chosen = keep >= 0, keep.clamp(min=0)
-    kept_boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4)).where(used[..., None], 0.0)
-    return kept_boxes, scores.gather(1, chosen).where(used, 0.0), groups.gather(1, chosen).where(used, 0), count
+    unused, chosen = keep < 0, keep.clamp(min=0)
+    kept_boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4)).masked_fill(unused[..., None], 0)
+    kept_scores, kept_groups = (t.gather(1, chosen).masked_fill(unused, 0) for t in (scores, groups))
+    return kept_boxes, kept_scores, kept_groups, count
 
 
 def detections(

@@ -35,7 +35,8 @@ def retinanet_detections(
     Args:
         logits: for each level ``[N, A C, H, W]``, floating point: ``C`` classes of each of ``A`` anchors.
         deltas: for each level ``[N, 4 A, H, W]``: ``(dx, dy, dw, dh)`` of each anchor.
-        cell_anchors: for each level ``[A, 4]`` around a cell's origin, pixels (``AnchorGenerator.cell_anchors``).
+        cell_anchors: for each level ``[A, 4]`` around a cell's origin, pixels (``AnchorGenerator.cell_anchors``); on
+            the device of the maps, or copied there.
         strides: for each level pixels ``(down, right)`` from a cell to the next (``AnchorGenerator.strides``).
         image_sizes: ``(height, width)`` of each image, pixels.
         score_threshold: probabilities that are not greater are dropped.

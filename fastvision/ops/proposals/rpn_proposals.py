@@ -37,7 +37,8 @@ def rpn_proposals(
     Args:
         objectness: for each level logits ``[N, A, H, W]``, floating point.
         deltas: for each level ``[N, 4 A, H, W]``: ``(dx, dy, dw, dh)`` of each anchor.
-        cell_anchors: for each level ``[A, 4]`` around a cell's origin, pixels (``AnchorGenerator.cell_anchors``).
+        cell_anchors: for each level ``[A, 4]`` around a cell's origin, pixels (``AnchorGenerator.cell_anchors``); on
+            the device of the maps, or copied there.
         strides: for each level pixels ``(down, right)`` from a cell to the next (``AnchorGenerator.strides``).
         image_sizes: ``(height, width)`` of each image, pixels.
         pre_nms_top_n: candidates taken of each level.

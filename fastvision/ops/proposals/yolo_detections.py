@@ -67,7 +67,7 @@ def yolo_detections(
     check_outputs(outputs, image_sizes, num_classes, strides)
     if isinstance(outputs, Tensor):
         boxes, scores, labels = grid_boxes(constant(outputs), image_sizes, num_classes, multi_label)
-        scores = torch.where(scores > score_threshold, scores, DEAD)
+        scores = scores.masked_fill(~(scores > score_threshold), DEAD)
     else:
         levels = constants(outputs)
         boxes, scores, labels = _dense(levels, image_sizes, num_classes, strides, score_threshold, top_k, multi_label)
