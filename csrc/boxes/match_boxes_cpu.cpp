@@ -78,10 +78,9 @@ struct Matcher {
     a.load(anchors + block * kBlock, count);
     alignas(64) T best[kBlock] = {};  // overlaps are never negative
     alignas(64) Index<T> index[kBlock];
-    for (int l = 0; l < kBlock; ++l) index[l] = first_gt;
-    for (int l = 0; l < count; ++l) {
-      if (a.area[l] - a.area[l] != 0) index[l] = first_comparable(a, l);
-    }
+    int odd = 0;  // whether an anchor's area is not finite
+    for (int l = 0; l < kBlock; ++l) index[l] = first_gt, odd |= a.area[l] - a.area[l] != 0;
+    for (int l = 0; odd && l < count; ++l) index[l] = first_comparable(a, l);
     for (int64_t g = 0; g < gt_count; ++g) {
       const Box<T> gt = gts[g];
       if (!a.near(gt)) continue;
