@@ -35,7 +35,7 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
 
   // proposals
   m.def(
-      "top_candidates(Tensor[] scores, int classes, int k, float threshold, float cap, bool ranked) -> (Tensor, Tensor)");
+      "top_candidates(Tensor[] scores, int classes, int k, float threshold, bool sigmoid, bool ranked) -> (Tensor, Tensor)");
   m.def(
       "decode_candidates(Tensor[] deltas, Tensor[] cell_anchors, int[] strides, Tensor indices, int classes, int[] image_sizes, float[] weights, float scale_clamp) -> Tensor");
 

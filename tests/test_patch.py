@@ -213,18 +213,13 @@ def test_proposals_masks_and_keypoints_arrive(torchvision: Any) -> None:
     masks, maps = torch.rand(9, 1, 28, 28, generator=g), torch.rand(9, 4, 14, 14, generator=g)
     boxes, features = data.random_boxes(9, 60.0, 40.0), {"0": torch.randn(2, 8, 16, 16, generator=g)}
     images = detection.image_list.ImageList(torch.zeros(2, 3, 128, 128), [(128, 128), (100, 120)])
-    torch.manual_seed(0)
-    top = {"training": 100, "testing": 50}
-    network = detection.rpn.RegionProposalNetwork(
-        detection.anchor_utils.AnchorGenerator(((32,),), ((0.5, 1.0),)),
-        detection.rpn.RPNHead(8, 2),
-        *(0.7, 0.3, 256, 0.5, top, top, 0.7),
-    ).eval()
+    network = proposal_network(detection)
     with torch.no_grad():
         network.head.cls_logits.weight.mul_(100)  # scores apart, so that rounding does not decide their order
     calls = {
         "paste": lambda: heads.paste_masks_in_image(masks, boxes, (70, 80)),
         "keypoints": lambda: heads.heatmaps_to_keypoints(maps, boxes),
+        "keypoints of float64 maps": lambda: heads.heatmaps_to_keypoints(maps.double(), boxes),
         "masks_to_boxes": lambda: torchvision.ops.masks_to_boxes(masks[:, 0] > 0.9),
         "proposals": lambda: network(images, features)[0],
     }
@@ -237,6 +232,66 @@ def test_proposals_masks_and_keypoints_arrive(torchvision: Any) -> None:
         masks.requires_grad_()
         assert heads.paste_masks_in_image(masks, boxes, (70, 80)).requires_grad
         assert heads.paste_masks_in_image(masks, boxes, (70, 80), padding=2).shape == (9, 1, 70, 80)
+
+
+def test_overlaps_and_losses_that_torchvision_alone_takes(torchvision: Any) -> None:
+    ops, a, b = torchvision.ops, BOXES[:5], BOXES[5:11]
+    corners = torch.stack([a[:, 0], a[:, 1], a[:, 2], a[:, 1], a[:, 2], a[:, 3], a[:, 0], a[:, 3]], 1)
+    tilted = torch.cat([a[:, :2], a[:, 2:] - a[:, :2], torch.full((5, 1), 20.0)], 1)
+    losses = (ops.generalized_box_iou_loss, ops.distance_box_iou_loss, ops.complete_box_iou_loss)
+    names = [f.__name__ for f in losses]
+    calls = {
+        "a batch with a set": lambda: ops.box_iou(a[None], b),
+        "eight corners": lambda: ops.box_iou(corners, corners, fmt="xyxyxyxy"),
+        "tilted, from a corner": lambda: ops.box_iou(tilted, tilted, fmt="xywhr"),
+        "one box for all": lambda: [getattr(ops, n)(a, b[0]) for n in names],
+        "half": lambda: [getattr(ops, n)(a.half(), b[:5].half(), "sum") for n in names],
+        "half and float": lambda: [getattr(ops, n)(a.half(), b[:5]) for n in names],
+    }
+    for name, call in calls.items():
+        expected = call()
+        with fastvision.patch("torchvision"):
+            actual = call()
+        torch.testing.assert_close(
+            actual, expected, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def proposal_network(detection: Any) -> Any:
+    torch.manual_seed(0)
+    top = {"training": 100, "testing": 50}
+    return detection.rpn.RegionProposalNetwork(
+        detection.anchor_utils.AnchorGenerator(((32,),), ((0.5, 1.0),)),
+        detection.rpn.RPNHead(8, 2),
+        *(0.7, 0.3, 256, 0.5, top, top, 0.7),
+    ).eval()
+
+
+@pytest.mark.parametrize("change", ["method", "class", "hook", "pre-hook"])
+def test_proposal_networks_that_were_changed_keep_their_changes(
+    torchvision: Any, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detection = torchvision.models.detection
+    network, seen = proposal_network(detection), []
+    own = type(network).filter_proposals
+
+    def filter_proposals(*args: Any) -> Any:
+        seen.append(1)
+        return own(network, *args[-4:])
+
+    features = {"0": torch.randn(1, 8, 16, 16, generator=data.generator(4))}
+    images = detection.image_list.ImageList(torch.zeros(1, 3, 128, 128), [(128, 128)])
+    with fastvision.patch("torchvision"):
+        if change == "method":
+            network.filter_proposals = filter_proposals
+        elif change == "class":
+            monkeypatch.setattr(type(network), "filter_proposals", filter_proposals)
+        elif change == "hook":
+            network.anchor_generator.register_forward_hook(lambda *_: seen.append(1))
+        else:
+            network.anchor_generator.register_forward_pre_hook(lambda *_: seen.append(1))
+        network(images, features)
+    assert seen
 
 
 def test_losses_are_the_same(torchvision: Any) -> None:

@@ -15,7 +15,7 @@ struct Params {
   bool low_quality;  // each ground truth also takes the anchors that overlap it most
 };
 
-// The verdict on an anchor whose largest overlap is `best`, with ground truth `index`.
+// The verdict on an anchor whose largest overlap is `best`, with ground truth `index`; an overlap that is NaN is none.
 template <class T>
 FV_HOST_DEVICE int64_t verdict(const Params<T>& params, T best, int64_t index) {
   return best < params.low ? kBackground : best < params.high ? kBetween : index;

@@ -57,6 +57,17 @@ struct Matcher {
   std::vector<T> reached;              // [G, blocks] largest overlap of a ground truth within a block
   std::vector<Index<T>> best_indices;  // [A] ground truth of the largest overlap, the first of equals
 
+  Index<T> first_gt;  // the first whose overlaps with finite anchors are numbers, or 0
+
+  // The ground truth of an overlap of 0, if there is no larger one: the first of equals, where NaN equals nothing.
+  Index<T> first_comparable(const AnchorBlock<T>& a, int l) const {
+    for (int64_t g = first_gt; g < gt_count; ++g) {
+      const T value = a.iou_with(l, gts[g], box_area(gts[g]));
+      if (value == value) return Index<T>(g);
+    }
+    return 0;
+  }
+
   int64_t blocks() const { return (anchor_count + kBlock - 1) / kBlock; }
   int count_in(int64_t block) const { return int(std::min<int64_t>(kBlock, anchor_count - block * kBlock)); }
 
@@ -66,7 +77,10 @@ struct Matcher {
     const int count = count_in(block);
     a.load(anchors + block * kBlock, count);
     alignas(64) T best[kBlock] = {};  // overlaps are never negative
-    alignas(64) Index<T> index[kBlock] = {};
+    alignas(64) Index<T> index[kBlock];
+    int odd = 0;  // whether an anchor's area is not finite
+    for (int l = 0; l < kBlock; ++l) index[l] = first_gt, odd |= a.area[l] - a.area[l] != 0;
+    for (int l = 0; odd && l < count; ++l) index[l] = first_comparable(a, l);
     for (int64_t g = 0; g < gt_count; ++g) {
       const Box<T> gt = gts[g];
       if (!a.near(gt)) continue;
@@ -119,6 +133,9 @@ struct Matcher {
         });
       });
     };
+    first_gt = 0;
+    while (first_gt < gt_count && box_area(gts[first_gt]) != box_area(gts[first_gt])) ++first_gt;
+    if (first_gt == gt_count) first_gt = 0;
     if (params.low_quality) {
       reached.assign(gt_count * blocks(), T(0));
       best_indices.resize(anchor_count);
@@ -145,7 +162,7 @@ Tensor match_boxes(const Tensor& gt_boxes, const Tensor& anchors, double high_th
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     const Params<T> params{T(high_threshold), T(low_threshold), allow_low_quality_matches};
-    Matcher<T>{boxes_of<T>(g), g.size(0), boxes_of<T>(a), a.size(0), params, out, {}, {}}.run();
+    Matcher<T>{boxes_of<T>(g), g.size(0), boxes_of<T>(a), a.size(0), params, out, {}, {}, 0}.run();
   });
   return matches;
 }

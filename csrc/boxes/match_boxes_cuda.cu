@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) first_pass(Problem<T> p) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   const bool inside = i < p.anchor_count;
   const Box<T> anchor = inside ? p.anchors[i] : Box<T>{0, 0, 0, 0};
-  T best = 0;
+  T best = -1;  // so that the first overlap that is a number counts, 0 included
   int64_t index = 0;
   for_each_gt(p, anchor, [&](int64_t g, T value) {
     if (value > best) best = value, index = g;
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) first_pass(Problem<T> p) {
     }
   });
   if (!inside) return;
-  p.matches[i] = verdict(p.params, best, index);
+  p.matches[i] = verdict(p.params, maximum(best, T(0)), index);
   if (p.params.low_quality) p.best_index[i] = index;
 }
 

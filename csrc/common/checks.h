@@ -60,7 +60,8 @@ inline bool is_floating(ScalarType type) {
 
 inline bool is_integer(ScalarType type) {
   return type == ScalarType::Long || type == ScalarType::Int || type == ScalarType::Short || type == ScalarType::Char ||
-         type == ScalarType::Byte;
+         type == ScalarType::Byte || type == ScalarType::UInt16 || type == ScalarType::UInt32 ||
+         type == ScalarType::UInt64 || type == ScalarType::Bool;
 }
 
 // Floating or integer: what boxes may be stored as.

@@ -3,8 +3,9 @@
 // Everything is in float64, in the frame of the first box, where it is the rectangle [-w, w] x [-h, h] (half sides) and
 // the second a polygon. By Green's theorem the area they share is the sum over the polygon's edges of
 //     integral of (clamp(y, -h, h) + h) dx,  x limited to [-w, w],
-// which is continuous in all its inputs: no vertex is inside or outside, no two lines are parallel, so that identical,
-// touching and thin boxes are no special cases.
+// which is continuous in all its inputs: no vertex is inside or outside, no two lines are parallel, so that identical
+// and thin boxes are no special cases. Of boxes that do not meet it is the noise of rounding, so whether they do is
+// decided on its own.
 #pragma once
 
 #include <cmath>
@@ -44,12 +45,28 @@ FV_HOST_DEVICE bool apart(double ax, double ay, double a_radius, double bx, doub
 // Of two boxes that are apart: 0, or NaN if either is not finite.
 FV_HOST_DEVICE double rotated_iou_apart(double a_area, double b_area) { return (a_area + b_area) * 0; }
 
+// Whether a side of either has all of the other beyond it or on it (the separating axis theorem). Rounded alike
+// whichever box comes first, and compared with what rounding may do to boxes of this size.
+FV_HOST_DEVICE bool separated(const RotatedBox& a, const RotatedBox& b) {
+  const double dx = b.x - a.x, dy = b.y - a.y;
+  const double cosine = std::fabs(mul_rn(a.cosine, b.cosine) + mul_rn(a.sine, b.sine));
+  const double sine = std::fabs(mul_rn(a.cosine, b.sine) - mul_rn(a.sine, b.cosine));
+  const auto depth = [&](const RotatedBox& one, const RotatedBox& other) {  // the lesser along the sides of `one`
+    const double x = std::fabs(mul_rn(dx, one.cosine) - mul_rn(dy, one.sine));
+    const double y = std::fabs(mul_rn(dx, one.sine) + mul_rn(dy, one.cosine));
+    const double reach_x = mul_rn(other.half_width, cosine) + mul_rn(other.half_height, sine);
+    const double reach_y = mul_rn(other.half_width, sine) + mul_rn(other.half_height, cosine);
+    return minimum(one.half_width + reach_x - x, one.half_height + reach_y - y);
+  };
+  return minimum(depth(a, b), depth(b, a)) <= 16 * kEpsilon<double> * (a.radius + b.radius);
+}
+
 FV_HOST_DEVICE double clamp_to(double value, double limit) { return maximum(-limit, minimum(value, limit)); }
 
 // Mean of clamp(y, -h, h) + h while y goes evenly from ya to yb: three straight pieces between the crossings of -h, h.
 FV_HOST_DEVICE double mean_above(double ya, double yb, double h) {
-  const double dy = yb - ya, safe = dy == 0 ? 1 : dy;
-  const double low = (-h - ya) / safe, high = (h - ya) / safe;
+  const double dy = yb - ya, part = 1 / (dy == 0 ? 1 : dy);
+  const double low = (-h - ya) * part, high = (h - ya) * part;
   const double first = maximum(0.0, minimum(minimum(low, high), 1.0));
   const double last = maximum(0.0, minimum(maximum(low, high), 1.0));
   const double a = clamp_to(ya, h), b = clamp_to(ya + first * dy, h), c = clamp_to(ya + last * dy, h),
@@ -79,10 +96,12 @@ FV_HOST_DEVICE double shared_area(const RotatedBox& a, const RotatedBox& b) {
   return sum < 0 ? -sum : sum;
 }
 
-// In [0, 1]; NaN if either box is not finite.
+// In [0, 1], and 0 only for boxes that do not meet; NaN if either box is not finite.
 FV_HOST_DEVICE double rotated_iou(const RotatedBox& a, const RotatedBox& b) {
   const double least = a.area < b.area ? a.area : b.area, area = shared_area(a, b);
-  const double inter = least > 0 ? minimum(area, least) : 0;
+  constexpr double kLeast = 1e-30;  // a share that rounding cannot tell from nothing
+  const bool meet = (least > 0) & !separated(a, b);
+  const double inter = meet ? minimum(maximum(area, kLeast * least), least) : 0;
   const double both = a.area + b.area;  // NaN if either is
   return both == 0 ? 0 : inter / (both - inter);
 }

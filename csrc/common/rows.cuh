@@ -14,6 +14,8 @@ __global__ void for_each_row(Row row, int64_t count) {
 
 // Runs row(i) for each of `count` rows.
 struct CudaRows {
+  static constexpr bool kOnHost = false;  // the data can be looked at
+
   template <class Row>
   static void run(const char* op, const Tensor& like, int64_t count, const Row& row) {
     launch(op, &for_each_row<Row>, {blocks_for(count, 256), 256}, like, row, count);

@@ -8,6 +8,8 @@ namespace fastvision {
 
 // Runs row(i) for each of `count` rows.
 struct CpuRows {
+  static constexpr bool kOnHost = true;  // the data can be looked at
+
   template <class Row>
   static void run(const char*, const Tensor&, int64_t count, const Row& row) {
     parallel_for(count, 2048, [&](int64_t begin, int64_t end) {

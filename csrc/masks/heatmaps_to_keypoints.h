@@ -1,4 +1,5 @@
-// Where keypoint heatmaps [N, K, M, M'], resized to their rois by bicubic interpolation, are largest.
+// Where keypoint heatmaps [N, K, M, M'], resized to their rois by bicubic interpolation, are largest. Places and scores
+// are in float32, or float64 for float64 inputs: a half type would round places of a large image to whole pixels.
 #pragma once
 
 #include <algorithm>
@@ -43,6 +44,13 @@ FV_HOST_DEVICE Taps<T> taps_of(const Axis<T>& axis, int64_t pixel) {
     taps.index[i] = minimum(maximum(int64_t(floor) - 1 + i, int64_t(0)), axis.size - 1);
   }
   return taps;
+}
+
+// Whether value a at pixel i is chosen over b at j: the largest, NaN above all, the first of equals (torch.argmax).
+template <class T>
+FV_HOST_DEVICE bool precedes(T a, int64_t i, T b, int64_t j) {
+  if (a != a || b != b) return a != a && (b == b || i < j);
+  return a > b || (a == b && i < j);
 }
 
 // heatmaps [N, K, M, M'], rois [N, 4]

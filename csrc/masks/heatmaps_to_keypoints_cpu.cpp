@@ -22,6 +22,27 @@ struct Peak {
   int64_t x, y;
 };
 
+// Of a heatmap with a NaN or an infinity, from which NaN arises: pixel by pixel, as bounds say nothing.
+template <class T>
+Peak<T> peak_among_nan(const T* heatmap, int64_t size, const std::vector<Taps<T>>& columns,
+                       const std::vector<Taps<T>>& rows) {
+  const int64_t width = int64_t(columns.size());
+  T most = -std::numeric_limits<T>::infinity();
+  int64_t where = 0;
+  for (int64_t pixel = 0; pixel < width * int64_t(rows.size()); ++pixel) {
+    const Taps<T>&r = rows[pixel / width], &c = columns[pixel % width];
+    T value = 0;
+    for (int i = 0; i < 4; ++i) {
+      const T* line = heatmap + r.index[i] * size;
+      T along = 0;
+      for (int l = 0; l < 4; ++l) along += line[c.index[l]] * c.weight[l];
+      value += along * r.weight[i];
+    }
+    if (precedes(value, pixel, most, where)) most = value, where = pixel;
+  }
+  return {most, where % width, where / width};
+}
+
 // Scratch that outlives a heatmap.
 template <class T>
 struct Lines {
@@ -35,6 +56,9 @@ template <class T>
                                               const std::vector<Taps<T>>& columns, const std::vector<Taps<T>>& rows,
                                               Lines<T>& lines) {
   constexpr T kSlack = 32 * std::numeric_limits<T>::epsilon();
+  int odd = 0;
+  for (int64_t i = 0; i < x.size * y.size; ++i) odd |= !(heatmap[i] - heatmap[i] == 0);
+  if (odd) return peak_among_nan(heatmap, x.size, columns, rows);
   const int64_t width = x.pixels;
   lines.values.resize(y.size * width), lines.line.resize(width);
   lines.low.resize(y.size), lines.high.resize(y.size);
@@ -125,7 +149,7 @@ std::tuple<Tensor, Tensor> heatmaps_to_keypoints(const Tensor& heatmaps, const T
       }
     });
   });
-  return {torch::stable::to(keypoints, heatmaps.scalar_type()), torch::stable::to(scores, heatmaps.scalar_type())};
+  return {keypoints, scores};
 }
 
 }  // namespace

@@ -34,15 +34,14 @@ __global__ void __launch_bounds__(kThreads) find_peak(const T* heatmaps, const B
       const T part = mul_rn(along, r.weight[i]);
       value = i == 0 ? part : add_rn(value, part);
     }
-    if (value > most || where < 0) most = value, where = pixel;
+    if (where < 0 || precedes(value, pixel, most, where)) most = value, where = pixel;
   }
   best_value[t] = most, best_pixel[t] = where;
   __syncthreads();
   for (int half = kThreads / 2; half > 0; half /= 2) {
     if (t < half && best_pixel[t + half] >= 0) {
       const T other = best_value[t + half];
-      if (best_pixel[t] < 0 || other > best_value[t] ||
-          (other == best_value[t] && best_pixel[t + half] < best_pixel[t])) {
+      if (best_pixel[t] < 0 || precedes(other, best_pixel[t + half], best_value[t], best_pixel[t])) {
         best_value[t] = other, best_pixel[t] = best_pixel[t + half];
       }
     }
@@ -67,7 +66,7 @@ std::tuple<Tensor, Tensor> heatmaps_to_keypoints(const Tensor& heatmaps, const T
     launch(kOp, &find_peak<T>, {blocks_for(n * k, 1), kThreads}, h, h.const_data_ptr<T>(), boxes_of<T>(r), k, h.size(2),
            h.size(3), keypoints.mutable_data_ptr<T>(), scores.mutable_data_ptr<T>());
   });
-  return {torch::stable::to(keypoints, heatmaps.scalar_type()), torch::stable::to(scores, heatmaps.scalar_type())};
+  return {keypoints, scores};
 }
 
 }  // namespace

@@ -56,6 +56,7 @@ Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int
         paste(m.const_data_ptr<T>(), boxes_of<T>(b), n, rows, columns, height, width, rule, target, write);
       };
       const T least = T(threshold.value_or(0));
+      if (threshold && covers(T(0), least, rule)) torch::stable::fill_(out, 1);
       if (!threshold) {
         run(out.mutable_data_ptr<T>(), [](T value) { return value; });
       } else if (rule == Rule::kDetectron2) {

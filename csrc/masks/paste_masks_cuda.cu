@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t r = pixel / width, c = pixel % width;
   const Box<T> box = boxes[n];
   const Axis<T> y = axis_of(box.y1, box.y2, rows, height, rule), x = axis_of(box.x1, box.x2, columns, width, rule);
-  Out result = Out(0);
+  T value = 0;
   if (r >= y.begin && r < y.end && c >= x.begin && c < x.end) {
     const Tap<T> ty = y.tap(r), tx = x.tap(c);
     const T* mask = masks + n * rows * columns;
@@ -28,10 +28,9 @@ __global__ void __launch_bounds__(kThreads)
       const T* row = mask + ty.index[i] * columns;
       line[i] = add_rn(mul_rn(row[tx.index[0]], tx.weight[0]), mul_rn(row[tx.index[1]], tx.weight[1]));
     }
-    const T value = add_rn(mul_rn(ty.weight[0], line[0]), mul_rn(ty.weight[1], line[1]));
-    result = bilevel ? Out(covers(value, threshold, rule)) : Out(value);
+    value = add_rn(mul_rn(ty.weight[0], line[0]), mul_rn(ty.weight[1], line[1]));
   }
-  out[n * height * width + pixel] = result;
+  out[n * height * width + pixel] = bilevel ? Out(covers(value, threshold, rule)) : Out(value);
 }
 
 Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int64_t width,

@@ -55,14 +55,15 @@ template <class T>
 std::string encode(const T* mask, const Box<T>& box, int64_t rows, int64_t columns, int64_t height, int64_t width,
                    T threshold, Rule rule) {
   RunLengths runs;
+  const bool rest = covers(T(0), threshold, rule);  // of the image
   const Axis<T> y = axis_of(box.y1, box.y2, rows, height, rule), x = axis_of(box.x1, box.x2, columns, width, rule);
   if (y.begin >= y.end || x.begin >= x.end) {
-    runs.add(false, height * width);
+    runs.add(rest, height * width);
     return runs.text();
   }
   const Resampled<T> resampled(mask, y, x, true);
   std::vector<uint8_t> column(y.end - y.begin);
-  runs.add(false, x.begin * height);
+  runs.add(rest, x.begin * height);
   for (int64_t c = x.begin; c < x.end; ++c) {
     uint8_t* to = column.data();
     vectorized([&]() __attribute__((always_inline)) {
@@ -70,7 +71,7 @@ std::string encode(const T* mask, const Box<T>& box, int64_t rows, int64_t colum
         to[p] = rule == Rule::kDetectron2 ? value >= threshold : value > threshold;
       });
     });
-    runs.add(false, y.begin);
+    runs.add(rest, y.begin);
     const uint8_t *at = column.data(), *end = at + column.size();
     for (bool value = false; at < end; value = !value) {
       const void* found = std::memchr(at, value ? 0 : 1, size_t(end - at));
@@ -78,9 +79,9 @@ std::string encode(const T* mask, const Box<T>& box, int64_t rows, int64_t colum
       runs.add(value, next - at);
       at = next;
     }
-    runs.add(false, height - y.end);
+    runs.add(rest, height - y.end);
   }
-  runs.add(false, (width - x.end) * height);
+  runs.add(rest, (width - x.end) * height);
   return runs.text();
 }
 

@@ -35,8 +35,8 @@ struct Ranked {
   int64_t* counts;               // [chunks + 1, B] kept before each chunk, and in all
   int64_t sets, count, limit;    // B, N, and how many are kept at most
 
-  // The set of this thread's block.
-  FV_DEVICE Ranked set(int64_t b) const {
+  // From set b on.
+  FV_HOST_DEVICE Ranked set(int64_t b) const {
     Ranked one = *this;
     one.boxes += b * count, one.dead += b * count, one.order += b * count;
     if (classes) one.classes += b * count;
@@ -205,19 +205,24 @@ Kept suppress(const char* op, const Measure& measure, const Tensor& rows, const 
                                  sets,
                                  n,
                                  limit};
-    const unsigned z = blocks_for(sets, 1);
-    dispatch_geometry(scores.scalar_type(), [&](auto s) {
-      using S = typename decltype(s)::type;
-      launch(op, &gather<Measure, S>, {dim3(blocks_for(n, kThreads), 1, z), kThreads}, rows,
-             rows.const_data_ptr<typename Measure::Row>(), idxs ? idxs->const_data_ptr<int64_t>() : nullptr,
-             scores.const_data_ptr<S>(), score_threshold.has_value(), S(score_threshold.value_or(0)), ranked);
-    });
-    for (int64_t begin = 0, c = 0; begin < n; begin += kChunk, ++c) {
-      const int64_t end = minimum(begin + kChunk, n);
-      const unsigned tiles = blocks_for(end - begin, kWord);
-      launch(op, &overlaps<Measure>, {dim3(tiles, tiles, z), kWord}, rows, ranked, begin, end);
-      launch(op, &resolve<Measure>, {dim3(1, 1, z), kThreads}, rows, ranked, begin, end, c);
-      launch(op, &retire<Measure>, {dim3(blocks_for(n - end, kThreads), 1, z), kThreads}, rows, ranked, end, c);
+    constexpr int64_t kSets = 4096;  // of a grid, which holds 65 535: enough to fill any GPU, few enough to test
+    for (int64_t first = 0; first < sets; first += kSets) {
+      const Ranked<Measure> some = ranked.set(first);
+      const unsigned z = unsigned(minimum(sets - first, kSets));
+      dispatch_geometry(scores.scalar_type(), [&](auto s) {
+        using S = typename decltype(s)::type;
+        launch(op, &gather<Measure, S>, {dim3(blocks_for(n, kThreads), 1, z), kThreads}, rows,
+               rows.const_data_ptr<typename Measure::Row>() + Measure::kColumns * first * n,
+               idxs ? idxs->const_data_ptr<int64_t>() + first * n : nullptr, scores.const_data_ptr<S>() + first * n,
+               score_threshold.has_value(), S(score_threshold.value_or(0)), some);
+      });
+      for (int64_t begin = 0, c = 0; begin < n; begin += kChunk, ++c) {
+        const int64_t end = minimum(begin + kChunk, n);
+        const unsigned tiles = blocks_for(end - begin, kWord);
+        launch(op, &overlaps<Measure>, {dim3(tiles, tiles, z), kWord}, rows, some, begin, end);
+        launch(op, &resolve<Measure>, {dim3(1, 1, z), kThreads}, rows, some, begin, end, c);
+        launch(op, &retire<Measure>, {dim3(blocks_for(n - end, kThreads), 1, z), kThreads}, rows, some, end, c);
+      }
     }
   }
   return {out, torch::stable::narrow(counts, 0, chunks * sets, sets)};

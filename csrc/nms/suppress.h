@@ -49,7 +49,7 @@ struct Lanes {
   bool any_over(const Box<T>& candidate, T candidate_area, T threshold) const {
     // Most lanes are far from the threshold: products with one slightly smaller and one slightly larger settle them
     // without a division.
-    if (metric == Metric::kIou && threshold * candidate_area > smallest_exact<T>()) {
+    if (metric == Metric::kIou && threshold > 0 && threshold * candidate_area > smallest_exact<T>()) {
       constexpr T kSlack = 8 * std::numeric_limits<T>::epsilon();
       const T less = threshold * (1 - kSlack), more = threshold * (1 + kSlack);
       int maybe = 0, surely = 0;

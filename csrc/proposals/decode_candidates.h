@@ -21,6 +21,7 @@ struct Level {
   Strides step;
   const T* cell_anchors;  // [anchors, 4], around a cell's origin
   int64_t anchors, width;
+  int64_t count;               // candidates: cells, anchors and classes
   int64_t stride_y, stride_x;  // pixels from a cell to the next
 };
 
@@ -30,18 +31,18 @@ struct Row {
   T height[kImages], width[kImages];
   box_coder::Coder<T> coder;
   int64_t levels, chosen, classes, first_image;
-  const int64_t* indices;  // [N, levels, chosen] (y, x, anchor, class); negative: none
+  const int64_t* indices;  // [N, levels, chosen] (y, x, anchor, class); negative, or beyond the last: none
   T* boxes;                // [N, levels, chosen, 4]
 
   FV_HOST_DEVICE void operator()(int64_t i) const {
     i += first_image * levels * chosen;
     const int64_t image = i / (levels * chosen), index = indices[i];
     T* out = boxes + 4 * i;
-    if (index < 0) {
+    const Level<S, T>& from = level[i / chosen % levels];
+    if (index < 0 || index >= from.count) {
       for (int c = 0; c < 4; ++c) out[c] = 0;
       return;
     }
-    const Level<S, T>& from = level[i / chosen % levels];
     const int64_t anchor = index / classes % from.anchors, cell = index / classes / from.anchors;
     const int64_t y = cell / from.width, x = cell % from.width;
     const T shift_x = T(x * from.stride_x), shift_y = T(y * from.stride_y);
@@ -86,6 +87,17 @@ inline void validate(const std::vector<Tensor>& deltas, const std::vector<Tensor
   box_coder::validate_weights(kOp, weights);
 }
 
+// Where indices can be looked at: one that no candidate has raises.
+template <class S, class T>
+void check_indices(const Row<S, T>& row, int64_t images) {
+  for (int64_t i = 0; i < images * row.levels * row.chosen; ++i) {
+    const int64_t index = row.indices[i], count = row.level[i / row.chosen % row.levels].count;
+    if (index < count) continue;
+    fail<std::out_of_range>(kOp, "expected indices of level ", i / row.chosen % row.levels, " below ", count, ", got ",
+                            index);
+  }
+}
+
 template <class Rows>
 Tensor decode_candidates(std::vector<Tensor> deltas, std::vector<Tensor> cell_anchors, std::vector<int64_t> strides,
                          const Tensor& indices, int64_t classes, std::vector<int64_t> image_sizes,
@@ -106,12 +118,14 @@ Tensor decode_candidates(std::vector<Tensor> deltas, std::vector<Tensor> cell_an
                       cell_anchors[l].const_data_ptr<T>(),
                       cell_anchors[l].size(0),
                       deltas[l].size(3),
+                      deltas[l].size(2) * deltas[l].size(3) * cell_anchors[l].size(0) * classes,
                       strides[2 * l],
                       strides[2 * l + 1]};
     }
     row.coder = box_coder::make_coder<T>(weights, scale_clamp, {});
     row.levels = levels, row.chosen = chosen, row.classes = classes;
     row.indices = plain.const_data_ptr<int64_t>(), row.boxes = boxes.mutable_data_ptr<T>();
+    if (Rows::kOnHost) check_indices(row, images);
     for (row.first_image = 0; row.first_image < images; row.first_image += kImages) {
       const int64_t some = std::min<int64_t>(kImages, images - row.first_image);
       for (int64_t n = 0; n < some; ++n) {

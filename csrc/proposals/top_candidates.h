@@ -3,10 +3,12 @@
 // A row is what the best are chosen from: a level of an image or, if `classes` is given, a class of an image over all
 // levels, channels then being [anchors, classes] and class 0 the background, which has no row. A candidate's index
 // counts (y, x, channel) within a level, or (level, y, x, anchor): the order in which detectors flatten their maps.
-// Candidates rank by descending score, equal scores by index; NaN is never one. Scores above `cap` count as `cap`.
+// Candidates rank by descending score, equal scores by index; NaN is never one. If scores are logits that rank by their
+// sigmoid, large ones are merged.
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "common/layout.h"
@@ -14,6 +16,22 @@
 namespace fastvision::top_candidates {
 
 constexpr const char* kOp = "top_candidates";
+
+// A sigmoid 1 / (1 + exp(-x)) is rounded: from about 2 on several logits share one, from 17 (in float64 37) on all do.
+// Those that share the denominator are merged into its own logit.
+constexpr double kMergedFrom = 2;
+
+template <class C>
+FV_HOST_DEVICE C merged(C logit) {
+  return logit >= C(kMergedFrom) ? -std::log(C(1) + std::exp(-logit) - C(1)) : logit;
+}
+
+// At most the least of the logits that were merged into this one: the denominator's spacing and rounding lower.
+template <class C>
+C least_merged(C logit) {
+  constexpr C kUnit = std::numeric_limits<C>::epsilon();
+  return logit >= C(kMergedFrom) - 8 * kUnit ? -std::log(std::exp(-logit) * (1 + 8 * kUnit) + C(0.75) * kUnit) : logit;
+}
 
 template <class S>
 struct Level {

@@ -65,7 +65,7 @@ void rank(Entry<C>* begin, Entry<C>* end, std::vector<Entry<C>>& scratch) {
 template <class C>
 class Best {
  public:
-  Best(int64_t k, C cap) : k_(size_t(k)), cap_(cap) {}
+  Best(int64_t k, bool sigmoid) : k_(size_t(k)), sigmoid_(sigmoid) {}
 
   // for `count` candidates at most
   void start(int64_t count, std::atomic<C>& cutoff) {
@@ -81,7 +81,7 @@ class Best {
   // Of kStrip scores at most those that reach the cutoff; without a branch, because where some do, many may.
   template <class S, class IndexOf>
   [[gnu::always_inline]] void take(const S* data, int count, const IndexOf& index_of) {
-    const C cutoff = cutoff_, cap = cap_;
+    const C cutoff = cutoff_;
     uint8_t hits[kStrip];
     int hit = 0;
     for (int l = 0; l < count; ++l) {
@@ -89,9 +89,10 @@ class Best {
       hit += C(data[l]) >= cutoff;
     }
     Entry<C>* end = entries_.data() + size_;
-    for (int h = 0; h < hit; ++h) {
+    for (int h = 0; h < hit; ++h) end[h] = Entry<C>(C(data[hits[h]]), index_of(hits[h]));
+    for (int h = 0; sigmoid_ && h < hit; ++h) {
       const C score = C(data[hits[h]]);
-      end[h] = Entry<C>(score > cap ? cap : score, index_of(hits[h]));
+      if (score >= C(kMergedFrom)) end[h] = Entry<C>(merged(score), index_of(hits[h]));
     }
     size_ += size_t(hit);
     if (size_ >= full_) thin_out();
@@ -102,7 +103,7 @@ class Best {
     rank(begin(), end(), scratch_);
     if (size_ > k_) {
       size_ = k_;
-      const C worst = entries_[k_ - 1].score();
+      const C last = entries_[k_ - 1].score(), worst = sigmoid_ ? least_merged(last) : last;
       C known = shared_->load();
       while (worst > known && !shared_->compare_exchange_weak(known, worst)) {
       }
@@ -115,7 +116,8 @@ class Best {
 
  private:
   size_t k_, full_ = 0, size_ = 0;
-  C cap_, cutoff_ = 0;
+  bool sigmoid_;
+  C cutoff_ = 0;
   std::atomic<C>* shared_ = nullptr;
   std::vector<Entry<C>> entries_, scratch_;
 };
@@ -172,7 +174,7 @@ void write(Entry<C>* begin, Entry<C>* end, int64_t k, bool ranked, int64_t* indi
 }
 
 template <class S>
-void choose(const Maps<S>& maps, int64_t k, double threshold, double cap, bool ranked, int64_t* indices,
+void choose(const Maps<S>& maps, int64_t k, double threshold, bool sigmoid, bool ranked, int64_t* indices,
             Accumulator<S>* values) {
   using C = Accumulator<S>;
   const int64_t rows = maps.images * maps.rows_an_image();
@@ -190,7 +192,7 @@ void choose(const Maps<S>& maps, int64_t k, double threshold, double cap, bool r
   for (auto& cutoff : cutoffs) cutoff = C(threshold);
   std::vector<std::vector<Entry<C>>> found(items.size());
   parallel_workers(int64_t(items.size()), [&](const auto& next) {
-    Best<C> best(k, C(cap));
+    Best<C> best(k, sigmoid);
     for (int64_t i = next(); i < int64_t(items.size()); i = next()) {
       const Item& item = items[i];
       best.start(item.end - item.begin, cutoffs[item.row]);
@@ -217,7 +219,7 @@ void choose(const Maps<S>& maps, int64_t k, double threshold, double cap, bool r
 }
 
 std::tuple<Tensor, Tensor> top_candidates(std::vector<Tensor> scores, int64_t classes, int64_t k, double threshold,
-                                          double cap, bool ranked) {
+                                          bool sigmoid, bool ranked) {
   validate(scores, classes, k);
   for (Tensor& map : scores) map = readable(map, classes);
   return dispatch_floating(kOp, scores[0].scalar_type(), [&](auto s) -> std::tuple<Tensor, Tensor> {
@@ -228,7 +230,7 @@ std::tuple<Tensor, Tensor> top_candidates(std::vector<Tensor> scores, int64_t cl
     Tensor values =
         torch::stable::new_empty(scores[0], {maps.images, rows, chosen}, geometry_type(scores[0].scalar_type()));
     if (indices.numel() > 0) {
-      choose(maps, chosen, threshold, cap, ranked, indices.mutable_data_ptr<int64_t>(),
+      choose(maps, chosen, threshold, sigmoid, ranked, indices.mutable_data_ptr<int64_t>(),
              values.mutable_data_ptr<Accumulator<S>>());
     }
     return {indices, values};

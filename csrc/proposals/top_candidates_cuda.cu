@@ -46,9 +46,16 @@ FV_DEVICE int width_of(int pass) {
   return minimum(kDigitBits, bits - before);
 }
 
-// Calls f(score, at most cap, level, m) for this thread's share of a row's candidates.
+// Which scores are candidates, and whether they are merged.
+template <class C>
+struct Rule {
+  C threshold;
+  bool sigmoid;
+};
+
+// Calls f(score, level, m) for this thread's share of a row's candidates.
 template <class S, class F>
-FV_DEVICE void for_each_score(const Maps<S>& maps, int64_t row, Accumulator<S> cap, const F& f) {
+FV_DEVICE void for_each_score(const Maps<S>& maps, int64_t row, Rule<Accumulator<S>> rule, const F& f) {
   int64_t first = 0;
   for (int l = maps.first_level(row); l < maps.last_level(row); ++l) {
     const Level<S>& level = maps.level[l];
@@ -58,7 +65,7 @@ FV_DEVICE void for_each_score(const Maps<S>& maps, int64_t row, Accumulator<S> c
     if (m < 0) m += int64_t(gridDim.x) * kThreads;
     for (; m < size; m += int64_t(gridDim.x) * kThreads) {
       const Accumulator<S> score(*maps.address(level, row, m));
-      f(score > cap ? cap : score, level, m);
+      if (score >= rule.threshold) f(rule.sigmoid ? merged(score) : score, level, m);
     }
     first += size;
   }
@@ -73,8 +80,8 @@ __global__ void begin(State<C>* states, int64_t rows, int64_t k, unsigned* histo
 
 template <class S>
 __global__ void __launch_bounds__(kThreads)
-    count_digits(Maps<S> maps, int64_t first_row, Accumulator<S> threshold, Accumulator<S> cap,
-                 const State<Accumulator<S>>* states, int pass, unsigned* histograms) {
+    count_digits(Maps<S> maps, int64_t first_row, Rule<Accumulator<S>> rule, const State<Accumulator<S>>* states,
+                 int pass, unsigned* histograms) {
   using C = Accumulator<S>;
   FV_SHARED(unsigned, counts, [kDigits]);
   const int64_t row = first_row + blockIdx.z;
@@ -83,8 +90,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int d = threadIdx.x; d < kDigits; d += kThreads) counts[d] = 0;
   __syncthreads();
   const int shift = shift_of<C>(pass), width = width_of<C>(pass);
-  for_each_score(maps, row, cap, [&](C score, const Level<S>& level, int64_t m) {
-    if (!(score >= threshold)) return;
+  for_each_score(maps, row, rule, [&](C score, const Level<S>& level, int64_t m) {
     const Key<C> key = descending_key(score);
     int digit;
     if (pass < kKeyPasses<C>) {
@@ -150,13 +156,12 @@ __global__ void __launch_bounds__(kThreads) find_digit(State<C>* states, int pas
 // Candidates up to the limit, in any order.
 template <class S>
 __global__ void __launch_bounds__(kThreads)
-    collect(Maps<S> maps, int64_t first_row, Accumulator<S> threshold, Accumulator<S> cap,
-            const State<Accumulator<S>>* states, int64_t k, int* counts, int64_t* indices, Accumulator<S>* values) {
+    collect(Maps<S> maps, int64_t first_row, Rule<Accumulator<S>> rule, const State<Accumulator<S>>* states, int64_t k,
+            int* counts, int64_t* indices, Accumulator<S>* values) {
   using C = Accumulator<S>;
   const int64_t row = first_row + blockIdx.z;
   const State<C> state = states[row];
-  for_each_score(maps, row, cap, [&](C score, const Level<S>& level, int64_t m) {
-    if (!(score >= threshold)) return;
+  for_each_score(maps, row, rule, [&](C score, const Level<S>& level, int64_t m) {
     const Key<C> key = descending_key(score);
     if (key > state.limit_key) return;
     const int64_t index = maps.index(level, m);
@@ -197,8 +202,8 @@ Tensor chosen_like(const Tensor& like, int64_t images, int64_t rows, int64_t k, 
 }
 
 template <class S>
-std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Accumulator<S> threshold, Accumulator<S> cap,
-                                  bool ranked, const Tensor& like) {
+std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Rule<Accumulator<S>> rule, bool ranked,
+                                  const Tensor& like) {
   using C = Accumulator<S>;
   const int64_t rows = maps.images * maps.rows_an_image(), count = rows * k;
   const ScalarType type = sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float;
@@ -225,12 +230,12 @@ std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Accumulator<S>
   };
   for (int pass = 0; pass < kKeyPasses<C> + kIndexPasses; ++pass) {
     for_rows([&](int64_t first, dim3 grid) {
-      launch(kOp, &count_digits<S>, {grid, kThreads}, like, maps, first, threshold, cap, state, pass, histogram);
+      launch(kOp, &count_digits<S>, {grid, kThreads}, like, maps, first, rule, state, pass, histogram);
     });
     launch(kOp, &find_digit<C>, {blocks_for(rows, 1), kThreads}, like, state, pass, histogram);
   }
   for_rows([&](int64_t first, dim3 grid) {
-    launch(kOp, &collect<S>, {grid, kThreads}, like, maps, first, threshold, cap, state, k, places,
+    launch(kOp, &collect<S>, {grid, kThreads}, like, maps, first, rule, state, k, places,
            found.mutable_data_ptr<int64_t>(), scores.mutable_data_ptr<C>());
   });
 
@@ -251,13 +256,14 @@ std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Accumulator<S>
 }
 
 std::tuple<Tensor, Tensor> top_candidates(std::vector<Tensor> scores, int64_t classes, int64_t k, double threshold,
-                                          double cap, bool ranked) {
+                                          bool sigmoid, bool ranked) {
   validate(scores, classes, k);
   for (Tensor& map : scores) map = readable(map, classes);
   return dispatch_floating(kOp, scores[0].scalar_type(), [&](auto s) {
     using S = typename decltype(s)::type;
     const Maps<S> maps = maps_of<S>(scores, classes);
-    return choose(maps, chosen_of(maps, k), Accumulator<S>(threshold), Accumulator<S>(cap), ranked, scores[0]);
+    return choose(maps, chosen_of(maps, k), Rule<Accumulator<S>>{Accumulator<S>(threshold), sigmoid}, ranked,
+                  scores[0]);
   });
 }
 

@@ -24,7 +24,7 @@ from fastvision.interop.patching import Replacement
 
 _POOLING = ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")  # each in a module of its name
 
-_OVERLAPS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
+_OVERLAPS = ("generalized_box_iou", "distance_box_iou", "complete_box_iou")
 _LOSSES = (("giou_loss", "generalized_box_iou"), ("diou_loss", "distance_box_iou"), ("ciou_loss", "complete_box_iou"))
 
 
@@ -39,6 +39,7 @@ def replacements() -> list[Replacement]:
         (boxes, "nms", ops.nms),
         (boxes, "masks_to_boxes", ops.masks_to_boxes),
         (boxes, "batched_nms", ops.batched_nms),
+        (boxes, "box_iou", _box_iou(boxes.box_iou)),
         *((boxes, name, getattr(ops, name)) for name in _OVERLAPS),
         *((_module(f"torchvision.ops.{file}"), f"{name}_loss", getattr(ops, f"{name}_loss")) for file, name in _LOSSES),
         *((_module(f"torchvision.ops.{name}"), name, getattr(ops, name)) for name in _POOLING),
@@ -106,6 +107,14 @@ def _routed(original: Callable[..., Any], substitute: Callable[..., Any]) -> Cal
     return routed
 
 
+def _box_iou(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def overlap(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
+        ours = fmt in ("xyxy", "xywh", "cxcywh", "cxcywhr")
+        return ops.box_iou(boxes1, boxes2, fmt) if ours else original(boxes1, boxes2, fmt)
+
+    return overlap
+
+
 def _encode_single(coder: Any, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
     return ops.encode_boxes(reference_boxes, proposals, coder.weights)
 
@@ -144,7 +153,10 @@ def _paste_masks_in_image(original: Callable[..., Tensor]) -> Callable[..., Tens
 
 def _heatmaps_to_keypoints(original: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
     def find(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
-        return original(maps, rois) if _has_gradient(maps) else ops.heatmaps_to_keypoints(maps, rois)
+        if _has_gradient(maps):
+            return original(maps, rois)
+        keypoints, scores = ops.heatmaps_to_keypoints(maps, rois)
+        return keypoints.float(), scores.float()  # as theirs, whatever the input
 
     return find
 
@@ -153,17 +165,26 @@ def _has_gradient(tensor: Tensor) -> bool:
     return torch.is_grad_enabled() and tensor.requires_grad
 
 
+def _unchanged(module: Any, own: type) -> bool:
+    """Whether it is torchvision's class with no method of its own, and nothing listens to its calls."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return type(module) is own and not hooks and not vars(own).keys() & vars(module).keys()
+
+
 def _propose(original: Callable[..., Any]) -> Callable[..., Any]:
     """``RegionProposalNetwork.forward`` in inference: from the head's maps to boxes without the anchors between."""
     own_generator = _module("torchvision.models.detection.anchor_utils").AnchorGenerator
     own_network = _module("torchvision.models.detection.rpn").RegionProposalNetwork
+    own_filter, own_anchors = own_network.filter_proposals, own_generator.forward
 
     def forward(network: Any, images: Any, features: dict[str, Tensor], targets: Any = None) -> Any:
         coder, generator, maps = network.box_coder, network.anchor_generator, list(features.values())
         common = (
             not network.training
-            and type(network) is own_network
-            and type(generator) is own_generator
+            and _unchanged(network, own_network)
+            and _unchanged(generator, own_generator)
+            and own_network.filter_proposals is own_filter
+            and own_generator.forward is own_anchors
             and len(generator.cell_anchors) == len(maps)
             and tuple(coder.weights) == (1.0, 1.0, 1.0, 1.0)
             and coder.bbox_xform_clip == math.log(1000.0 / 16)

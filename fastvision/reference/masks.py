@@ -39,6 +39,7 @@ def _detectron2(mask: Tensor, box: Tensor, out: Tensor) -> None:
     out.copy_(F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0])
 
 
+@torch.no_grad()
 def paste_masks(
     masks: Tensor,
     boxes: Tensor,
@@ -114,14 +115,14 @@ def mask_iou(masks1: Tensor, masks2: Tensor) -> Tensor:
         )
     first, second = (m.flatten(1) != 0 for m in (masks1, masks2))
     shared = torch.zeros(len(first), len(second), dtype=torch.float64, device=first.device)
-    for a, b in zip(
-        torch.split(first, 2**20, 1), torch.split(second, 2**20, 1), strict=True
-    ):  # counts exact in float32
-        shared += a.float() @ b.float().T
+    with torch.autocast("cuda" if first.is_cuda else "cpu", enabled=False):  # counts are exact in float32
+        for a, b in zip(torch.split(first, 2**20, 1), torch.split(second, 2**20, 1), strict=True):
+            shared += a.float() @ b.float().T
     union = first.sum(1)[:, None] + second.sum(1)[None] - shared
     return torch.where(union > 0, shared / union, 0.0).float()
 
 
+@torch.no_grad()
 def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
     """[N, K, M, M], [N, 4] -> [N, K, 3], [N, K]"""
     dtype = working_dtype(maps, rois)
@@ -138,7 +139,7 @@ def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:
         place = torch.stack([best % w, best // w], 1).to(dtype) + 0.5
         keypoints[i, :, :2] = place * (side / side.ceil()) + box[:2]
         scores[i] = resized.gather(1, best[:, None])[:, 0]
-    return keypoints.to(maps.dtype), scores.to(maps.dtype)
+    return keypoints, scores
 
 
 def mask_logits(

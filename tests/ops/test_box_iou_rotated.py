@@ -152,6 +152,37 @@ def test_far_apart_and_touching_are_zero(device: torch.device) -> None:
     assert ops.box_iou_rotated(side_by_side[:1], side_by_side[1:]).item() == 0
 
 
+@given(a=boxes, b=boxes, gap=st.floats(0, 1e-3), degrees=angle)
+def test_separated_boxes_do_not_overlap_at_all(
+    a: Any, b: Any, gap: float, degrees: float, device: torch.device
+) -> None:
+    """Nor do touching ones, and what overlaps does so seen from either."""
+    iou = ops.box_iou_rotated(a.to(device), b.to(device))
+    assert torch.equal(iou > 0, ops.box_iou_rotated(b.to(device), a.to(device)).T > 0)
+    # b beyond the right side of a in a's own frame, flush with it or turned by a half circle, at a gap
+    c, s = torch.deg2rad(a[:1, 4]).cos(), torch.deg2rad(a[:1, 4]).sin()
+    for turn in (0.0, 180.0, degrees):
+        beside, theta = b.clone(), math.radians(turn)
+        reach = (b[:, 2] * abs(math.cos(theta)) + b[:, 3] * abs(math.sin(theta))) / 2
+        along, across = a[0, 2] / 2 + reach + gap, b[:, 1] / 8
+        beside[:, 0], beside[:, 1] = along * c + across * s, across * c - along * s
+        beside[:, 4] = a[0, 4] + turn
+        origin = a[:1] * a.new_tensor([0, 0, 1, 1, 1])
+        for p, q in ((origin, beside), (beside, origin)):
+            assert not ops.box_iou_rotated(p.to(device), q.to(device)).any()
+
+
+def test_a_disjoint_pair_whose_area_rounds_above_nothing(device: torch.device) -> None:
+    pair = torch.tensor([[0.0, 0, 7, 6, 15], [6, 6, 8, 5, 0]], device=device)
+    for op in (ops.box_iou_rotated, ops.box_iou_rotated.reference):
+        assert torch.equal(op(pair, pair) > 0, torch.eye(2, dtype=torch.bool, device=device))
+    assert ops.nms_rotated(pair, torch.tensor([0.9, 0.8], device=device), 0.0).tolist() == [0, 1]
+    # corners that overlap by less than rounding can measure still do, seen from either
+    for depth in (1e-3, 1e-9, 1e-12):
+        corner = torch.tensor([[0.0, 0, 2, 2, 0], [2 - depth, 2 - depth, 2, 2, 0]], dtype=torch.float64, device=device)
+        assert (ops.box_iou_rotated(corner, corner) > 0).all()
+
+
 def test_boxes_that_are_not_solid_or_not_finite(device: torch.device) -> None:
     good = [5.0, 5, 4, 4, 20]
     flat = torch.tensor([good, [5, 5, 0, 4, 20], [5, 5, 4, -4, 20], [5, 5, 0, 0, 0]], device=device)

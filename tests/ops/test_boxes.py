@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -267,5 +268,43 @@ def test_loss_errors(name: str, device: torch.device) -> None:
     rows = data.random_boxes(3).to(device)
     with pytest.raises(ValueError, match="reduction"):
         getattr(ops, name)(rows, rows, "median")
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="that broadcast"):
         getattr(ops, name)(rows, rows[:2])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_half_boxes_are_summed_in_float32(name: str, device: torch.device) -> None:
+    boxes = torch.tensor([[0.0, 0, 1, 1]], dtype=torch.float16, device=device).expand(70_000, 4)
+    for op in (getattr(ops, name), getattr(ops, name).reference):
+        loss = op(boxes, boxes + 10, "sum")
+        assert loss.dtype == torch.float32 and 70_000 < loss < 140_100
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("shapes", [((5, 4), (4,)), ((5, 4), (1, 4)), ((3, 1, 4), (5, 4)), ((4,), (2, 3, 4))])
+def test_losses_broadcast(name: str, shapes: Any, device: torch.device) -> None:
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is the oracle here, not a requirement")
+    rows = data.random_boxes(30, 20.0, 20.0).double().to(device)
+    grads = []
+    oracles = [getattr(ops, name).reference]
+    if max(map(len, shapes)) < 3:  # of others it cannot take the intersection
+        oracles.append(getattr(torchvision.ops, name))
+    for op in (getattr(ops, name), *oracles):
+        leaves = [rows[: math.prod(s[:-1])].reshape(s).clone().requires_grad_() for s in shapes]
+        with torch.no_grad():
+            leaves[1] += 3
+        loss = op(*leaves)
+        grads.append((loss, *torch.autograd.grad(loss.sum(), leaves)))
+    for other in grads[1:]:
+        for a, b in zip(grads[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("shapes", [((1, 5, 4), (5, 4)), ((5, 4), (2, 3, 4)), ((2, 1, 5, 4), (3, 6, 4))])
+def test_leading_dimensions_broadcast(shapes: Any, device: torch.device) -> None:
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is the oracle here, not a requirement")
+    a, b = (data.random_boxes(math.prod(s[:-1]), 20.0, 20.0, i).reshape(s).to(device) for i, s in enumerate(shapes))
+    for name in ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou"):
+        torch.testing.assert_close(getattr(ops, name)(a, b), getattr(torchvision.ops, name)(a, b), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="that broadcast"):
+        ops.box_iou(torch.zeros(2, 5, 4, device=device), torch.zeros(3, 5, 4, device=device))

@@ -158,3 +158,18 @@ def test_docstring_has_its_sections(case: OpCase) -> None:
     text = case.op.__doc__ or ""
     for section in ("Shapes:", "Raises:", "Reference:"):
         assert section in text, f"{case.name}: no section {section}"
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.differentiable], ids=lambda c: c.id)
+def test_what_is_not_differentiable_requires_no_gradient(case: OpCase, device: torch.device) -> None:
+    """Rather than that backward() runs and leaves every gradient empty."""
+
+    def leaf(value: Any) -> Any:
+        is_number = isinstance(value, Tensor) and value.is_floating_point()
+        return value.detach().clone().requires_grad_() if is_number else value
+
+    for sample in case.samples(device, torch.float32):
+        args, kwargs = tree_map(leaf, (sample.args, dict(sample.kwargs)))
+        for op in (case.op, case.op.reference):
+            found = tree_flatten(op(*args, **kwargs))[0]
+            assert not any(isinstance(t, Tensor) and t.requires_grad for t in found), sample.name

@@ -115,6 +115,20 @@ def test_boxes_that_are_not_finite_or_far_away(rule: str, device: torch.device) 
     assert all(found == empty[0] for found in empty)
 
 
+@pytest.mark.parametrize(("rule", "threshold"), [("detectron2", 0.0), ("detectron2", -1.0), ("torchvision", -0.5)])
+def test_thresholds_that_zero_passes(rule: str, threshold: float, device: torch.device) -> None:
+    """Then all that no mask reaches is set, images of boxes that are not finite included."""
+    masks = (probabilities(5, 12) - 0.5).to(device)
+    boxes = boxes_around(5, 20, 30, device)
+    boxes[1, 0], boxes[2] = NAN, torch.tensor([50.0, 50, 60, 60])
+    args: Any = masks, boxes, (20, 30)
+    pasted = ops.paste_masks(*args, threshold=threshold, rule=rule)
+    assert pasted[1:3].all()
+    assert torch.equal(pasted, ops.paste_masks.reference(*args, threshold=threshold, rule=rule))
+    runs = ops.paste_masks_rle(*args, threshold=threshold, rule=rule)
+    assert runs == ops.paste_masks_rle.reference(*args, threshold=threshold, rule=rule)
+
+
 def test_an_image_without_pixels(device: torch.device) -> None:
     masks, boxes = torch.ones(2, 5, 5, device=device), torch.tensor([[0.0, 0, 4, 4]] * 2, device=device)
     assert ops.paste_masks(masks, boxes, (0, 7)).shape == (2, 0, 7)
@@ -142,6 +156,12 @@ def test_mask_iou_is_pycocotools(device: torch.device) -> None:
         ops.mask_iou(masks, masks[:, 1:])
 
 
+def test_mask_iou_under_autocast(device: torch.device) -> None:
+    masks = torch.rand(6, 31, 37, generator=data.generator(5)).to(device) > 0.3
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        assert torch.equal(ops.mask_iou(masks, masks).diagonal(), torch.ones(6, device=device))
+
+
 def test_keypoints_are_torchvisions(device: torch.device) -> None:
     heads = pytest.importorskip("torchvision.models.detection.roi_heads", reason="torchvision is the oracle here")
     rois = boxes_around(20, 200, 200, device, 6)
@@ -159,6 +179,30 @@ def test_the_first_of_equal_places(device: torch.device) -> None:
         assert abs(float(scores) - value) < 1e-5 and keypoints[0, 0, 2] == 1
     zeros, _ = ops.heatmaps_to_keypoints(torch.zeros(1, 1, 14, 14, device=device), rois)
     assert zeros[0, 0].tolist() == [10.5, 20.5, 1.0]
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("where", [[(0, 0)], [(13, 13)], [(5, 7), (6, 1)], "all"])
+def test_the_first_nan_of_a_heatmap_is_largest(value: float, where: Any, device: torch.device) -> None:
+    """As torch's argmax has it, whichever device."""
+    rois = torch.tensor([[10.0, 20, 38, 62], [0, 0, 5, 5]], device=device)
+    maps = torch.randn(2, 3, 14, 14, generator=data.generator(7)).to(device)
+    for y, x in [(slice(None), slice(None))] if where == "all" else where:
+        maps[:, 1, y, x] = value
+    (keypoints, scores), (expected, expected_scores) = (
+        op(maps, rois) for op in (ops.heatmaps_to_keypoints, ops.heatmaps_to_keypoints.reference)
+    )
+    torch.testing.assert_close(scores, expected_scores, equal_nan=True, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(keypoints, expected, rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_keypoints_of_half_maps_are_places_in_float32(dtype: torch.dtype, device: torch.device) -> None:
+    maps = torch.zeros(1, 1, 14, 14, dtype=dtype, device=device)
+    maps[0, 0, 7, 7] = 3
+    rois = torch.tensor([[3001.0, 2001, 3015, 2015]], device=device)
+    keypoints, scores = ops.heatmaps_to_keypoints(maps, rois)
+    assert keypoints.dtype == scores.dtype == torch.float32 and keypoints[0, 0].tolist() == [3008.5, 2008.5, 1.0]
 
 
 def test_rois_without_keypoints(device: torch.device) -> None:

@@ -84,6 +84,27 @@ def test_nan_infinite_and_empty_boxes_match_nothing(device: torch.device) -> Non
     assert ops.match_boxes(rows.flip(0), rows[:1], 0.5, 0.4, True).tolist() == [4]
 
 
+odd = st.sampled_from([NAN, INF, -INF])
+odd_box = st.tuples(*[st.integers(0, 12).map(float) | odd] * 4)
+odd_boxes = st.lists(box | odd_box, min_size=1, max_size=12).map(lambda rows: torch.tensor(rows, dtype=torch.float32))
+
+
+@given(gt=odd_boxes, anchors=odd_boxes, low_quality=st.booleans(), low=st.sampled_from([0.0, 0.3]))
+def test_numbers_that_are_not_finite_anywhere(
+    gt: Tensor, anchors: Tensor, low_quality: bool, low: float, device: torch.device
+) -> None:
+    args: Any = gt.to(device), anchors.to(device), 0.5, low, low_quality
+    assert torch.equal(ops.match_boxes(*args), ops.match_boxes.reference(*args))
+    args = gt.to(device), anchors.to(device), 0.0, 0.0, low_quality
+    assert torch.equal(ops.match_boxes(*args), ops.match_boxes.reference(*args))
+
+
+def test_a_nan_ground_truth_is_passed_over(device: torch.device) -> None:
+    gt = torch.tensor([[NAN, 0, 5, 5], [100, 100, 110, 110]], device=device)
+    anchors = torch.tensor([[0.0, 0, 5, 5], [7, 7, 9, 9]], device=device)
+    assert ops.match_boxes(gt, anchors, 0.5, 0.3, True).tolist() == [1, 1]
+
+
 def test_threads_do_not_matter(device: torch.device) -> None:
     gt, anchors = data.random_boxes(50, 300.0, 60.0).to(device), data.random_boxes(5000, 300.0, 60.0, 1).to(device)
     before, found = torch.get_num_threads(), []

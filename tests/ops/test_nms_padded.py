@@ -49,6 +49,17 @@ def test_compiles_with_static_shapes(device: torch.device) -> None:
         assert torch.equal(compiled(boxes, scores), best(boxes, scores))
 
 
+@pytest.mark.slow  # more sets than a CUDA grid takes along one axis
+def test_very_many_sets(device: torch.device) -> None:
+    boxes = torch.tensor([[0.0, 0, 9, 9], [1, 0, 9, 9]], device=device).repeat(4_100, 1, 1)
+    boxes[::3, 1] += 20
+    scores = torch.tensor([0.4, 0.8], device=device).repeat(4_100, 1)
+    keep, count = ops.nms_padded(boxes, scores, 0.5, 2)
+    expected = torch.tensor([1, -1], device=device).repeat(4_100, 1)
+    expected[::3, 1] = 0
+    assert torch.equal(keep, expected) and torch.equal(count, (expected >= 0).sum(1))
+
+
 @pytest.mark.skipif(not _library.LOADED, reason="a fake tensor needs the op's shape rule")
 def test_shape_is_known_without_data() -> None:
     meta: Any = ops.nms_padded(torch.zeros(2, 9, 4, device="meta"), torch.zeros(2, 9, device="meta"), 0.5, 7)

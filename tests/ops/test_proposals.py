@@ -164,8 +164,8 @@ def test_top_candidates_are_a_stable_top_k(ranked: bool, dtype: torch.dtype, dev
     values = values.to(device)
     for k in (1, 50, 3000, 8400):
         for threshold in (-float("inf"), 2.0):
-            indices, scores = torch.ops.fastvision.top_candidates([values], 0, k, threshold, 6.0, ranked)
-            rows = values.permute(0, 2, 3, 1).flatten(1).to(scores.dtype).clamp(max=6.0)
+            indices, scores = torch.ops.fastvision.top_candidates([values], 0, k, threshold, False, ranked)
+            rows = values.permute(0, 2, 3, 1).flatten(1).to(scores.dtype)
             for row, found, score in zip(rows, indices[:, 0], scores[:, 0], strict=True):
                 order = reference.nms.rank(row)
                 wanted = order[(row[order] >= threshold) & ~row[order].isnan()][:k]
@@ -244,6 +244,11 @@ def test_yolo_errors(device: torch.device) -> None:
         ops.yolo_detections(torch.zeros(2, 7, 7, 30, device=device), [(9, 9)], num_classes=20)
     with pytest.raises(ValueError, match=r"expected outputs of shape \[N, S, S, 5 B \+ 20\]"):
         ops.yolo_detections(torch.zeros(1, 7, 7, 29, device=device), [(9, 9)], num_classes=20)
+    with pytest.raises(ValueError, match="expected at least one level"):
+        ops.yolo_detections([], [], num_classes=2)
+    with pytest.raises(ValueError, match=r"expected levels of shape \[1, 4 R \+ 2, H, W\], got \[2, 66"):
+        levels = [torch.zeros(n, 66, 7, 7, device=device) for n in (1, 2)]
+        ops.yolo_detections(levels, [(9, 9)], num_classes=2, strides=(8, 16))
     with pytest.raises(ValueError, match="a stride for each of 1 levels, got 3"):
         ops.yolo_detections([torch.zeros(1, 66, 7, 7, device=device)], [(9, 9)], num_classes=2)
 
@@ -260,6 +265,19 @@ def test_balanced_sample_is_torchvisions(positives: int) -> None:
     assert torch.equal(positive.sort().values, wanted.nonzero()[:, 0])
     assert torch.equal(negative.sort().values, unwanted.nonzero()[:, 0])
     assert len(positive) == min(positives, 128) and len(positive) + len(negative) == 256
+
+
+def test_balanced_sample_compiles() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda labels: ops.balanced_sample(labels, 64, 0.25), fullgraph=True, backend="aot_eager")
+    for positives, negatives in ((0, 500), (5, 400), (16, 48), (200, 10), (200, 300), (0, 0), (30, 0)):
+        labels = torch.full((500,), -1)
+        labels[:positives], labels[500 - negatives :] = 1, 0
+        labels = labels[torch.randperm(500, generator=data.generator(3))]
+        positive, negative = compiled(labels)
+        assert len(positive) == min(positives, 16) and len(negative) == min(negatives, 64 - len(positive))
+        assert (labels[positive] == 1).all() and (labels[negative] == 0).all()
+    torch._dynamo.reset()
 
 
 def test_balanced_sample_is_seeded_and_checks_its_arguments() -> None:

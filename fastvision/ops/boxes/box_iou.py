@@ -20,7 +20,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy", *, elementwise: b
 
     Args:
         boxes1: ``[N, 4]``, any real dtype.
-        boxes2: ``[M, 4]``; both may have the same leading batch dimensions, which plain PyTorch serves.
+        boxes2: ``[M, 4]``; leading batch dimensions, of either, broadcast and are served by plain PyTorch.
         fmt: ``"xyxy"``, ``"xywh"``, ``"cxcywh"``, or ``"cxcywhr"``, which is :func:`box_iou_rotated`.
         elementwise: the i-th box with the i-th box instead of all pairs.
 
@@ -131,7 +131,8 @@ def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "n
         eps: added to every denominator.
 
     Shapes:
-        ``[N, 4], [N, 4] -> [N]``, or a scalar, in the dtype of ``boxes1``. Differentiable once, in both.
+        ``[N, 4], [N, 4] -> [N]``, or a scalar; shapes broadcast. float64 if either input is, float32 otherwise.
+        Differentiable once, in both.
 
     Raises:
         ValueError: other shapes, different devices, an unknown reduction.
@@ -142,7 +143,7 @@ def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "n
     Reference:
         Rezatofighi et al. 2019, algorithm 1; signature of ``torchvision.ops.generalized_box_iou_loss``.
     """
-    return loss(_rows(boxes1, boxes2, "generalized", eps), boxes1, reduction)
+    return loss(_rows(boxes1, boxes2, "generalized", eps), reduction)
 
 
 @with_reference(reference.boxes.distance_box_iou_loss)
@@ -156,7 +157,8 @@ def distance_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none
         eps: added to every denominator.
 
     Shapes:
-        ``[N, 4], [N, 4] -> [N]``, or a scalar, in the dtype of ``boxes1``. Differentiable once, in both.
+        ``[N, 4], [N, 4] -> [N]``, or a scalar; shapes broadcast. float64 if either input is, float32 otherwise.
+        Differentiable once, in both.
 
     Raises:
         ValueError: other shapes, different devices, an unknown reduction.
@@ -167,7 +169,7 @@ def distance_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none
     Reference:
         Zheng et al. 2020, eq. 7; signature of ``torchvision.ops.distance_box_iou_loss``.
     """
-    return loss(_rows(boxes1, boxes2, "distance", eps), boxes1, reduction)
+    return loss(_rows(boxes1, boxes2, "distance", eps), reduction)
 
 
 @with_reference(reference.boxes.complete_box_iou_loss)
@@ -181,7 +183,8 @@ def complete_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none
         eps: added to every denominator.
 
     Shapes:
-        ``[N, 4], [N, 4] -> [N]``, or a scalar, in the dtype of ``boxes1``. Differentiable once, in both.
+        ``[N, 4], [N, 4] -> [N]``, or a scalar; shapes broadcast. float64 if either input is, float32 otherwise.
+        Differentiable once, in both.
 
     Raises:
         ValueError: other shapes, different devices, an unknown reduction.
@@ -192,7 +195,7 @@ def complete_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none
     Reference:
         Zheng et al. 2020, eq. 8 to 11; signature of ``torchvision.ops.complete_box_iou_loss``.
     """
-    return loss(_rows(boxes1, boxes2, "complete", eps), boxes1, reduction)
+    return loss(_rows(boxes1, boxes2, "complete", eps), reduction)
 
 
 def _corners(boxes: Tensor, fmt: str) -> Tensor:
@@ -203,7 +206,8 @@ def _corners(boxes: Tensor, fmt: str) -> Tensor:
 def _overlap(boxes1: Tensor, boxes2: Tensor, kind: str, *, eps: float = 0.0, elementwise: bool = False) -> Tensor:
     if elementwise:
         return _rows(boxes1, boxes2, kind, eps, 0.0)
-    if boxes1.dim() > 2 and boxes2.dim() > 2:
+    if max(boxes1.dim(), boxes2.dim()) > 2 and min(boxes1.dim(), boxes2.dim()) > 1:
+        _broadcast(kind, boxes1, boxes2, 2)
         return plain_overlap(boxes1, boxes2, kind, eps=eps)
     return torch.ops.fastvision.box_iou(boxes1, boxes2, kind, eps, 0.0, False)
 
@@ -211,13 +215,24 @@ def _overlap(boxes1: Tensor, boxes2: Tensor, kind: str, *, eps: float = 0.0, ele
 def _rows(boxes1: Tensor, boxes2: Tensor, kind: str, eps: float, union_eps: float | None = None) -> Tensor:
     """[..., 4], [..., 4] -> [...]"""
     if boxes1.shape != boxes2.shape or boxes1.shape[-1:] != (4,):
-        raise ValueError(
-            f"{kind} IoU: expected boxes1 and boxes2 of one shape [..., 4], got {list(boxes1.shape)} and "
-            f"{list(boxes2.shape)}"
-        )
+        shape = _broadcast(kind, boxes1, boxes2, 1)
+        boxes1, boxes2 = boxes1.expand(*shape, 4), boxes2.expand(*shape, 4)
     union_eps = eps if union_eps is None else union_eps
     flat = torch.ops.fastvision.box_iou(boxes1.reshape(-1, 4), boxes2.reshape(-1, 4), kind, eps, union_eps, True)
     return flat.reshape(boxes1.shape[:-1])
+
+
+def _broadcast(kind: str, boxes1: Tensor, boxes2: Tensor, last: int) -> torch.Size:
+    """The shape in which all dimensions but the ``last`` ones meet."""
+    if boxes1.shape[-1:] == boxes2.shape[-1:] == (4,):
+        try:
+            return torch.broadcast_shapes(boxes1.shape[:-last], boxes2.shape[:-last])  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            pass
+    raise ValueError(
+        f"{kind} IoU: expected boxes1 and boxes2 of shapes [..., 4] that broadcast, got {list(boxes1.shape)} and "
+        f"{list(boxes2.shape)}"
+    )
 
 
 @register_fake("box_iou")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import register_fake, with_reference
+from fastvision.ops._constant import constant
 from fastvision.reference.boxes import working_dtype
 
 
@@ -35,7 +36,7 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, *, clockwise: bool = False) 
     Reference:
         The boxes of Ma et al. 2018 (RRPN); the area by Green's theorem over the edges of one box, clamped to the other.
     """
-    return torch.ops.fastvision.box_iou_rotated(boxes1, boxes2, clockwise)
+    return torch.ops.fastvision.box_iou_rotated(constant(boxes1), constant(boxes2), clockwise)
 
 
 @register_fake("box_iou_rotated")

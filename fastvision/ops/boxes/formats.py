@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastvision import reference
+from fastvision._library import with_reference
 
 
+@with_reference(reference.boxes.box_area)
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     """Areas of boxes in the format ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``.
 
@@ -25,6 +27,7 @@ def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     return reference.boxes.box_area(boxes, fmt)
 
 
+@with_reference(reference.boxes.box_convert)
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     """Boxes of one format in another: ``"xyxy"``, ``"xywh"`` or ``"cxcywh"``.
 
@@ -40,6 +43,7 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     return reference.boxes.box_convert(boxes, in_fmt, out_fmt)
 
 
+@with_reference(reference.boxes.clip_boxes_to_image)
 def clip_boxes_to_image(boxes: Tensor, size: Sequence[int]) -> Tensor:
     """Moves corners outside an image of ``size = (height, width)`` to its edge; NaN stays NaN.
 
@@ -55,6 +59,7 @@ def clip_boxes_to_image(boxes: Tensor, size: Sequence[int]) -> Tensor:
     return reference.boxes.clip_boxes_to_image(boxes, size)
 
 
+@with_reference(reference.boxes.remove_small_boxes)
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
     """Indices of the boxes whose sides are both at least ``min_size`` pixels.
 

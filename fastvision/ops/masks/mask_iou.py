@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastvision import reference
+from fastvision._library import with_reference
 
 
+@with_reference(reference.masks.mask_iou)
 def mask_iou(masks1: Tensor, masks2: Tensor) -> Tensor:
     """Intersection over union of every pair of masks; 0 for two empty ones.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import register_fake, with_reference
+from fastvision.ops._constant import constant
 
 
 @with_reference(reference.masks.paste_masks)
@@ -22,7 +23,7 @@ def paste_masks(
 ) -> Tensor:
     """Resizes each mask to its box by bilinear interpolation and places it in an image of zeros.
 
-    A box that is not finite leaves its image empty.
+    Outside its box, and everywhere if the box is not finite, an image is zero (which a threshold may count as set).
 
     Args:
         masks: ``[N, M, M]`` or ``[N, 1, M, M]`` probabilities, floating point.
@@ -48,7 +49,7 @@ def paste_masks(
     height, width = image_size
     if masks.dim() == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
-    return torch.ops.fastvision.paste_masks(masks, boxes, height, width, threshold, rule)
+    return torch.ops.fastvision.paste_masks(constant(masks), constant(boxes), height, width, threshold, rule)
 
 
 @register_fake("paste_masks")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import register_fake, with_reference
+from fastvision.ops._constant import constant
 
 
 @with_reference(reference.masks.paste_masks_rle)
@@ -41,7 +42,7 @@ def paste_masks_rle(
     height, width = image_size
     if masks.dim() == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
-    texts, ends = torch.ops.fastvision.paste_masks_rle(masks, boxes, height, width, threshold, rule)
+    texts, ends = torch.ops.fastvision.paste_masks_rle(constant(masks), constant(boxes), height, width, threshold, rule)
     data, last, found = texts.numpy().tobytes(), 0, []
     for end in ends.tolist():
         found.append({"size": [height, width], "counts": data[last:end]})

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import register_fake, with_reference
+from fastvision.ops._constant import constant
 from fastvision.ops.nms.class_ids import class_ids
 
 
@@ -52,7 +53,9 @@ def soft_nms(
         Bodla et al. 2017, section 3, equations 1 to 3.
     """
     ids = class_ids("soft_nms", idxs)
-    keep, rescored = torch.ops.fastvision.soft_nms(boxes, scores, ids, iou_threshold, sigma, score_threshold, method)
+    keep, rescored = torch.ops.fastvision.soft_nms(
+        constant(boxes), constant(scores), ids, iou_threshold, sigma, score_threshold, method
+    )
     return keep, rescored
 
 

@@ -18,7 +18,8 @@ def balanced_sample(
         labels: ``[A]``, any real dtype: 1 or more is positive, 0 negative, less than 0 neither.
         num_samples: how many in all.
         positive_fraction: share of positive ones, at most.
-        generator: of random numbers, on the device of ``labels``; the same seed gives the same sample.
+        generator: of random numbers, on the device of ``labels``; the same seed gives the same sample. Not for
+            ``torch.compile(fullgraph=True)``, which serves calls without one.
 
     Shapes:
         ``[A] -> [P], [Q]`` int64 indices in random order, ``P + Q <= num_samples``. Not differentiable.
@@ -40,11 +41,13 @@ def balanced_sample(
             "balanced_sample: expected num_samples >= 0 and positive_fraction in [0, 1], got "
             f"{num_samples} and {positive_fraction}"
         )
-    positive, negative = (labels >= 1).nonzero()[:, 0], (labels == 0).nonzero()[:, 0]
-    positives = min(len(positive), int(num_samples * positive_fraction))
-    negatives = min(len(negative), num_samples - positives)
-    return _draw(positive, positives, generator), _draw(negative, negatives, generator)
+    positive = _shuffled(labels >= 1, generator)[: int(num_samples * positive_fraction)]
+    # of slices, unlike of min(), torch.compile knows what to make where lengths depend on data
+    return positive, _shuffled(labels == 0, generator)[: num_samples - positive.shape[0]]
 
 
-def _draw(indices: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    return indices[torch.randperm(len(indices), generator=generator, device=indices.device)[:count]]
+def _shuffled(mask: Tensor, generator: torch.Generator | None) -> Tensor:
+    indices = mask.nonzero()[:, 0]
+    if generator is None:  # not passed on: torch.compile knows this form alone
+        return indices[torch.randperm(indices.shape[0], device=indices.device)]
+    return indices[torch.randperm(indices.shape[0], generator=generator, device=indices.device)]

@@ -14,10 +14,11 @@ from torch import Tensor
 from fastvision._library import register_fake
 from fastvision.ops.nms.nms_padded import nms_padded
 
-DEAD = -1.0
+DEAD = -math.inf
 SCALE_CLAMP = math.log(1000.0 / 16)  # a box grows at most 62.5-fold, as in Detectron and torchvision
 # More candidates than asked for are taken in the order of logits, because a few neighbours at the end may share a score
-# (a sigmoid rounds several logits to one number), and of equal scores the first by index counts.
+# (a sigmoid rounds several logits to one number), and of equal scores the first by index counts. Where many share one,
+# top_candidates ranks them as equal itself.
 MARGIN = 32
 
 
@@ -27,15 +28,16 @@ def top_candidates(
     *,
     classes: int = 0,
     threshold: float = -math.inf,
-    cap: float = math.inf,
+    sigmoid: bool = False,
     ranked: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Indices (-1: none) and scores of the best ``k`` of each level ``[N, channels, H, W]``, or of each class.
 
     -> ``[N, L, k]`` or, for ``classes`` with background 0, ``[N, classes - 1, k]``; in the order of rank or of indices.
-    Scores below ``threshold`` are no candidates, those above ``cap`` count as equal.
+    Scores below ``threshold`` are no candidates. ``sigmoid``: large logits that have one sigmoid in float32 (float64
+    for float64 scores) count as equal, and one of them stands for all.
     """
-    indices, values = torch.ops.fastvision.top_candidates(list(scores), classes, k, threshold, cap, ranked)
+    indices, values = torch.ops.fastvision.top_candidates(list(scores), classes, k, threshold, sigmoid, ranked)
     return indices, values
 
 
@@ -45,9 +47,7 @@ def top_probabilities(logits: Sequence[Tensor], k: int, score_threshold: float) 
     -> ``[N, L, k]``, equal probabilities by index, :data:`DEAD` where there is none. Chosen by logits, so that the
     sigmoid is computed of the survivors alone.
     """
-    # from here on the sigmoid is 1 in float32, in float64
-    cap = 37.0 if logits[0].dtype == torch.float64 else 17.0
-    indices, values = top_candidates(logits, k + MARGIN, threshold=_logit(score_threshold), cap=cap)
+    indices, values = top_candidates(logits, k + MARGIN, threshold=_logit(score_threshold), sigmoid=True)
     scores = torch.sigmoid(values)
     scores = alive(scores, indices, scores > score_threshold)
     if scores.shape[-1] > k:
@@ -83,7 +83,7 @@ def decode_candidates(
 
 def alive(scores: Tensor, indices: Tensor, keep: Tensor) -> Tensor:
     """``scores`` where there is a candidate and ``keep``, :data:`DEAD` elsewhere."""
-    return torch.where((indices >= 0) & keep, scores, DEAD)
+    return scores.masked_fill((indices < 0) | ~keep, DEAD)  # torch.where copies its number to the device
 
 
 def suppress(
@@ -93,13 +93,14 @@ def suppress(
 
     -> boxes ``[N, max_output, 4]``, scores and groups ``[N, max_output]``, zeros after the last; counts ``[N]``.
     """
-    keep, count = nms_padded(boxes, scores, iou_threshold, max_output, idxs=groups, score_threshold=DEAD / 2)
+    keep, count = nms_padded(boxes, scores, iou_threshold, max_output, idxs=groups, score_threshold=DEAD)
     if boxes.shape[1] == 0:
         shape = (len(boxes), max_output)
         return boxes.new_zeros((*shape, 4)), scores.new_zeros(shape), groups.new_zeros(shape), count
-    used, chosen = keep >= 0, keep.clamp(min=0)
-    kept_boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4)) * used[..., None]
-    return kept_boxes, scores.gather(1, chosen) * used, groups.gather(1, chosen) * used, count
+    unused, chosen = keep < 0, keep.clamp(min=0)
+    kept_boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4)).masked_fill(unused[..., None], 0)
+    kept_scores, kept_groups = (t.gather(1, chosen).masked_fill(unused, 0) for t in (scores, groups))
+    return kept_boxes, kept_scores, kept_groups, count
 
 
 def detections(
@@ -115,17 +116,18 @@ def detections(
 
 
 def _logit(probability: float) -> float:
-    """A little below the logit whose sigmoid it is: what is not above it has no greater score."""
-    if probability <= 0:
-        return -math.inf
-    if probability >= 1:
-        return 15.0  # in float32 the sigmoid of 17 and more is 1
-    exact = math.log(probability) - math.log1p(-probability)
+    """A little below the logit whose sigmoid it is: what is not above it has no greater score, rounded to float32."""
+    if not 0 < probability < 1:
+        return -math.inf if probability <= 0 else math.inf
+    least = probability * (1 - 2.0**-22)
+    exact = math.log(least) - math.log1p(-least)
     return exact - 1e-4 * max(1.0, abs(exact))
 
 
 @register_fake("top_candidates")
-def _(scores: list[Tensor], classes: int, k: int, threshold: float, cap: float, ranked: bool) -> tuple[Tensor, Tensor]:
+def _(
+    scores: list[Tensor], classes: int, k: int, threshold: float, sigmoid: bool, ranked: bool
+) -> tuple[Tensor, Tensor]:
     if classes:
         rows, largest = classes - 1, sum(s.shape[1] // classes * s.shape[2] * s.shape[3] for s in scores)
     else:

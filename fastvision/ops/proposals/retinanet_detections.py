@@ -8,7 +8,9 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
+from fastvision.ops._constant import constants
 from fastvision.ops.proposals.candidates import decode_candidates, detections, suppress, top_probabilities
+from fastvision.reference.proposals.checks import check_pyramid
 
 
 @with_reference(reference.proposals.retinanet_detections)
@@ -33,7 +35,8 @@ def retinanet_detections(
     Args:
         logits: for each level ``[N, A C, H, W]``, floating point: ``C`` classes of each of ``A`` anchors.
         deltas: for each level ``[N, 4 A, H, W]``: ``(dx, dy, dw, dh)`` of each anchor.
-        cell_anchors: for each level ``[A, 4]`` around a cell's origin, pixels (``AnchorGenerator.cell_anchors``).
+        cell_anchors: for each level ``[A, 4]`` around a cell's origin, pixels (``AnchorGenerator.cell_anchors``); on
+            the device of the maps, or copied there.
         strides: for each level pixels ``(down, right)`` from a cell to the next (``AnchorGenerator.strides``).
         image_sizes: ``(height, width)`` of each image, pixels.
         score_threshold: probabilities that are not greater are dropped.
@@ -56,9 +59,10 @@ def retinanet_detections(
     Reference:
         Lin et al. 2017, section 4; ``torchvision.models.detection.retinanet``.
     """
-    classes = logits[0].shape[1] // max(1, cell_anchors[0].shape[0])
+    classes = max(1, check_pyramid("retinanet_detections", logits, deltas, cell_anchors, strides, image_sizes))
+    logits, deltas, cell_anchors = constants(logits), constants(deltas), constants(cell_anchors)
     indices, scores = top_probabilities(logits, top_k, score_threshold)
-    boxes = decode_candidates(deltas, cell_anchors, strides, indices, image_sizes, classes=max(1, classes))
-    labels = (indices % max(1, classes)).flatten(1)
+    boxes = decode_candidates(deltas, cell_anchors, strides, indices, image_sizes, classes=classes)
+    labels = (indices % classes).flatten(1)
     kept = suppress(boxes.flatten(1, 2), scores.flatten(1), labels, nms_threshold, detections_per_image)
     return detections(kept, padded)

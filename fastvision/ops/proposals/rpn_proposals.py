@@ -9,7 +9,9 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
+from fastvision.ops._constant import constants
 from fastvision.ops.proposals.candidates import alive, decode_candidates, suppress, top_candidates
+from fastvision.reference.proposals.checks import check_pyramid
 
 
 @with_reference(reference.proposals.rpn_proposals)
@@ -35,7 +37,8 @@ def rpn_proposals(
     Args:
         objectness: for each level logits ``[N, A, H, W]``, floating point.
         deltas: for each level ``[N, 4 A, H, W]``: ``(dx, dy, dw, dh)`` of each anchor.
-        cell_anchors: for each level ``[A, 4]`` around a cell's origin, pixels (``AnchorGenerator.cell_anchors``).
+        cell_anchors: for each level ``[A, 4]`` around a cell's origin, pixels (``AnchorGenerator.cell_anchors``); on
+            the device of the maps, or copied there.
         strides: for each level pixels ``(down, right)`` from a cell to the next (``AnchorGenerator.strides``).
         image_sizes: ``(height, width)`` of each image, pixels.
         pre_nms_top_n: candidates taken of each level.
@@ -60,6 +63,8 @@ def rpn_proposals(
     Reference:
         Ren et al. 2015, section 3; ``torchvision.models.detection.rpn``.
     """
+    check_pyramid("rpn_proposals", objectness, deltas, cell_anchors, strides, image_sizes, 1)
+    objectness, deltas, cell_anchors = constants(objectness), constants(deltas), constants(cell_anchors)
     indices, logits = top_candidates(objectness, pre_nms_top_n, ranked=True)
     boxes = decode_candidates(deltas, cell_anchors, strides, indices, image_sizes)
     scores = torch.sigmoid(logits)

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
+from fastvision.ops._constant import constant, constants
 from fastvision.ops.boxes import decode_boxes
 from fastvision.ops.proposals.candidates import SCALE_CLAMP, alive, detections, suppress, top_candidates
+from fastvision.reference.proposals.checks import check_default_boxes
 
 
 @with_reference(reference.proposals.ssd_detections)
@@ -59,17 +61,18 @@ def ssd_detections(
     Reference:
         Liu et al. 2016, section 3; ``torchvision.models.detection.ssd``.
     """
+    check_default_boxes(logits, deltas, anchors, image_sizes, num_classes)
+    logits, deltas, anchors = constants(logits), constants(deltas), constant(anchors)
     # a level at a time, which keeps the copies in cache
     scores = [_flattened(m, num_classes).softmax(dim=-1).transpose(1, 2)[:, :, None] for m in logits]
     indices, values = top_candidates(scores, top_k, classes=num_classes, threshold=score_threshold, ranked=True)
     values = alive(values, indices, values > score_threshold)
     codes = torch.cat([_flattened(m, 4) for m in deltas], dim=1)
-    boxes = torch.stack(
-        [
-            decode_boxes(c, anchors, weights, scale_clamp=SCALE_CLAMP, clip_to=size)
-            for c, size in _zip(codes, image_sizes)
-        ]
-    )
+    decoded = [
+        decode_boxes(c, anchors, weights, scale_clamp=SCALE_CLAMP, clip_to=(int(h), int(w)))
+        for c, (h, w) in zip(codes.unbind(), image_sizes, strict=True)
+    ]
+    boxes = torch.stack(decoded) if decoded else codes
     labels = torch.arange(1, num_classes, device=values.device)[:, None].expand_as(values).flatten(1)
     chosen = indices.clamp(min=0).flatten(1)[..., None].expand(-1, -1, 4)
     kept = suppress(boxes.gather(1, chosen), values.flatten(1), labels, nms_threshold, detections_per_image)
@@ -80,9 +83,3 @@ def _flattened(level: Tensor, numbers: int) -> Tensor:
     """``[N, A numbers, H, W]`` -> ``[N, H W A, numbers]``, half types as float32."""
     flat = torch.unflatten(level, 1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3)
     return flat if flat.dtype == torch.float64 else flat.float()
-
-
-def _zip(codes: Tensor, image_sizes: Sequence[Sequence[int]]) -> list[tuple[Tensor, tuple[int, int]]]:
-    if len(codes) != len(image_sizes):
-        raise ValueError(f"ssd_detections: expected {len(codes)} image sizes, got {len(image_sizes)}")
-    return [(c, (int(h), int(w))) for c, (h, w) in zip(codes.unbind(), image_sizes, strict=True)]

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
-from fastvision.ops.proposals.candidates import detections, suppress, top_probabilities
+from fastvision.ops._constant import constant, constants
+from fastvision.ops.proposals.candidates import DEAD, detections, suppress, top_probabilities
+from fastvision.reference.boxes import working_dtype
 from fastvision.reference.proposals.yolo_detections import check_outputs, clipped, distances, grid_boxes
 
 
@@ -64,10 +66,11 @@ def yolo_detections(
     """
     check_outputs(outputs, image_sizes, num_classes, strides)
     if isinstance(outputs, Tensor):
-        boxes, scores, labels = grid_boxes(outputs, image_sizes, num_classes, multi_label)
-        scores = torch.where(scores > score_threshold, scores, -1.0)
+        boxes, scores, labels = grid_boxes(constant(outputs), image_sizes, num_classes, multi_label)
+        scores = scores.masked_fill(~(scores > score_threshold), DEAD)
     else:
-        boxes, scores, labels = _dense(outputs, image_sizes, num_classes, strides, score_threshold, top_k, multi_label)
+        levels = constants(outputs)
+        boxes, scores, labels = _dense(levels, image_sizes, num_classes, strides, score_threshold, top_k, multi_label)
     return detections(suppress(boxes, scores, labels, nms_threshold, detections_per_image), padded)
 
 
@@ -82,18 +85,20 @@ def _dense(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates ``[N, M, 4], [N, M], [N, M]`` of all levels."""
     logits = [o[:, -classes:] for o in outputs]
-    best = None
     if not multi_label:
-        pairs = [level.max(dim=1, keepdim=True) for level in logits]
-        logits, best = [p.values for p in pairs], [p.indices.flatten(1) for p in pairs]
+        logits = [level.amax(dim=1, keepdim=True) for level in logits]
     indices, scores = top_probabilities(logits, top_k, score_threshold)
     boxes, labels = [], []
     for level, (output, stride) in enumerate(zip(outputs, strides, strict=True)):
         chosen = indices[:, level].clamp(min=0)
-        cell = chosen // classes if best is None else chosen
-        labels.append(chosen % classes if best is None else best[level].gather(1, cell))
+        cell = chosen // classes if multi_label else chosen
         channels = output.shape[1] - classes
-        flat = output[:, :channels].flatten(2)
-        bins = torch.unflatten(flat.gather(2, cell[:, None].expand(-1, channels, -1)), 1, (4, -1))
-        boxes.append(distances(bins, cell, output.shape[3], stride))
+        rows = output.flatten(2).gather(2, cell[:, None].expand(-1, output.shape[1], -1))
+        labels.append(chosen % classes if multi_label else _best_class(rows[:, channels:]))
+        boxes.append(distances(torch.unflatten(rows[:, :channels], 1, (4, -1)), cell, output.shape[3], stride))
     return clipped(torch.cat(boxes, 1), image_sizes), scores.flatten(1), torch.cat(labels, 1)
+
+
+def _best_class(logits: Tensor) -> Tensor:
+    """[N, C, M] -> [N, M]: of probabilities, the first of equals, as several logits share one."""
+    return logits.to(working_dtype(logits)).sigmoid().max(dim=1).indices

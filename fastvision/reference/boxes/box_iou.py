@@ -39,21 +39,21 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-7, *, eleme
 
 def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
     """1 - generalized IoU of the i-th with the i-th box."""
-    return loss(overlap(boxes1, boxes2, "generalized", eps=eps, union_eps=eps, elementwise=True), boxes1, reduction)
+    return loss(overlap(boxes1, boxes2, "generalized", eps=eps, union_eps=eps, elementwise=True), reduction)
 
 
 def distance_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
     """1 - distance IoU of the i-th with the i-th box."""
-    return loss(overlap(boxes1, boxes2, "distance", eps=eps, union_eps=eps, elementwise=True), boxes1, reduction)
+    return loss(overlap(boxes1, boxes2, "distance", eps=eps, union_eps=eps, elementwise=True), reduction)
 
 
 def complete_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
     """1 - complete IoU of the i-th with the i-th box."""
-    return loss(overlap(boxes1, boxes2, "complete", eps=eps, union_eps=eps, elementwise=True), boxes1, reduction)
+    return loss(overlap(boxes1, boxes2, "complete", eps=eps, union_eps=eps, elementwise=True), reduction)
 
 
-def loss(value: Tensor, boxes1: Tensor, reduction: str) -> Tensor:
-    """1 - value, reduced, in the dtype of the boxes; the mean of nothing is 0."""
+def loss(value: Tensor, reduction: str) -> Tensor:
+    """1 - value, reduced; the mean of nothing is 0. In the working dtype: a sum overflows a half type."""
     one = 1 - value
     if reduction == "mean":
         one = one.mean() if one.numel() else one.sum()
@@ -61,7 +61,7 @@ def loss(value: Tensor, boxes1: Tensor, reduction: str) -> Tensor:
         one = one.sum()
     elif reduction != "none":
         raise ValueError(f'expected reduction "none", "mean" or "sum", got "{reduction}"')
-    return one.to(boxes1.dtype) if boxes1.is_floating_point() else one
+    return one
 
 
 def overlap(

@@ -12,13 +12,16 @@ from torch import Tensor
 from fastvision.reference.boxes.formats import working_dtype
 
 
+@torch.no_grad()
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, *, clockwise: bool = False) -> Tensor:
     """[N, 5], [M, 5] -> [N, M]"""
     dtype = working_dtype(boxes1, boxes2)
     a, b = boxes1.double()[:, None], boxes2.double()[None]
     size1, size2 = (torch.where((t[..., 2:4] > 0).all(-1), t[..., 2:4].prod(-1), 0.0) for t in (a, b))
     least = torch.minimum(size1, size2)
-    shared = _shared_area(a, b, -1.0 if clockwise else 1.0).clamp(min=0).minimum(least)
+    direction = -1.0 if clockwise else 1.0
+    shared = _shared_area(a, b, direction).maximum(1e-30 * least).minimum(least)
+    shared = torch.where(_separated(a, b, direction), 0.0, shared)
     union = size1 + size2 - shared
     iou = torch.where(union == 0, 0.0, shared / union.where(union != 0, 1.0))
     finite = a.isfinite().all(-1) & b.isfinite().all(-1)
@@ -37,6 +40,22 @@ def _shared_area(a: Tensor, b: Tensor, direction: float) -> Tensor:
     w, h = a[..., 2] / 2, a[..., 3] / 2
     edges = zip(corners, corners[1:] + corners[:1], strict=True)
     return torch.stack([_below_edge(p, q, w, h) for p, q in edges]).sum(0).abs()
+
+
+def _separated(a: Tensor, b: Tensor, direction: float) -> Tensor:
+    """Whether a side of either box has all of the other beyond it or, but for rounding, on it."""
+    dx, dy = b[..., 0] - a[..., 0], b[..., 1] - a[..., 1]
+    turn = torch.deg2rad(b[..., 4] - a[..., 4])
+    depths = []
+    for one, other in ((a, b), (b, a)):
+        angle = direction * torch.deg2rad(one[..., 4])
+        x, y = dx * angle.cos() - dy * angle.sin(), dx * angle.sin() + dy * angle.cos()
+        w, h = other[..., 2] / 2, other[..., 3] / 2
+        depths.append(one[..., 2] / 2 + w * turn.cos().abs() + h * turn.sin().abs() - x.abs())
+        depths.append(one[..., 3] / 2 + w * turn.sin().abs() + h * turn.cos().abs() - y.abs())
+    size = a[..., 2:4].norm(dim=-1) / 2 + b[..., 2:4].norm(dim=-1) / 2
+    separated: Tensor = torch.stack(depths).amin(0) <= 16 * torch.finfo(torch.float64).eps * size
+    return separated
 
 
 def _below_edge(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], w: Tensor, h: Tensor) -> Tensor:

@@ -13,16 +13,20 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def check_format(fmt: str) -> None:
+    if fmt not in ("xyxy", "xywh", "cxcywh"):
+        raise ValueError(f'expected fmt "xyxy", "xywh" or "cxcywh", got "{fmt}"')
+
+
 def to_corners(boxes: Tensor, fmt: str) -> Tensor:
     """[..., 4] in a format -> (x1, y1, x2, y2)."""
+    check_format(fmt)
     if fmt == "xyxy":
         return boxes
     first, size = boxes[..., :2], boxes[..., 2:]
     if fmt == "xywh":
         return torch.cat([first, first + size], dim=-1)
-    if fmt == "cxcywh":
-        return torch.cat([first - size / 2, first + size / 2], dim=-1)
-    raise ValueError(f'expected fmt "xyxy", "xywh" or "cxcywh", got "{fmt}"')
+    return torch.cat([first - size / 2, first + size / 2], dim=-1)
 
 
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
@@ -32,7 +36,7 @@ def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     elif boxes.dtype not in (torch.int32, torch.int64):
         boxes = boxes.int()
     if fmt != "xyxy":
-        to_corners(boxes[..., :0, :], fmt)  # an unknown format raises
+        check_format(fmt)
         return boxes[..., 2] * boxes[..., 3]
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
@@ -42,7 +46,7 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     corners = to_corners(boxes, in_fmt)
     if in_fmt == out_fmt:
         return boxes.clone()
-    to_corners(boxes[..., :0, :], out_fmt)  # an unknown format raises
+    check_format(out_fmt)
     if out_fmt == "xyxy":
         return corners
     first, last = corners[..., :2], corners[..., 2:]

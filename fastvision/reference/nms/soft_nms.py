@@ -9,6 +9,7 @@ from fastvision.reference.boxes import working_dtype
 from fastvision.reference.nms.nms import overlaps
 
 
+@torch.no_grad()
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastvision.reference.boxes import decode_boxes, working_dtype
 from fastvision.reference.nms import batched_nms, rank
+from fastvision.reference.proposals.checks import check_default_boxes, check_pyramid
 
 Detections = list[dict[str, Tensor]] | tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -33,24 +34,23 @@ def top(scores: Tensor, k: int) -> Tensor:
     return order[~scores[order].isnan()][:k]
 
 
-def pad(images: list[tuple[Tensor, ...]], size: int) -> tuple[Tensor, ...]:
-    """Rows of each image -> [N, size, ...], and how many there are."""
-    padded = []
-    for column in zip(*images, strict=True):
-        out = column[0].new_zeros((len(column), size, *column[0].shape[1:]))
-        for i, rows in enumerate(column):
+def pad(images: list[tuple[Tensor, Tensor, Tensor]], size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes, scores and labels of each image -> [N, size, ...], zeros after the last, and how many there are."""
+    shape = (len(images), size)
+    boxes, scores, labels = like.new_zeros(*shape, 4), like.new_zeros(shape), like.new_zeros(shape, dtype=torch.int64)
+    for i, image in enumerate(images):
+        for out, rows in zip((boxes, scores, labels), image, strict=True):
             out[i, : len(rows)] = rows
-        padded.append(out)
-    return (*padded, torch.tensor([len(i[0]) for i in images], device=images[0][0].device))
+    return boxes, scores, labels, torch.tensor([len(b) for b, _, _ in images], dtype=torch.int64, device=like.device)
 
 
-def detections(images: list[tuple[Tensor, Tensor, Tensor]], size: int, padded: bool) -> Detections:
+def detections(images: list[tuple[Tensor, Tensor, Tensor]], size: int, padded: bool, like: Tensor) -> Detections:
     if padded:
-        boxes, scores, labels, counts = pad([tuple(i) for i in images], size)
-        return boxes, scores, labels, counts
+        return pad(images, size, like)
     return [{"boxes": b, "scores": s, "labels": label} for b, s, label in images]
 
 
+@torch.no_grad()
 def rpn_proposals(
     objectness: Sequence[Tensor],
     deltas: Sequence[Tensor],
@@ -65,6 +65,7 @@ def rpn_proposals(
     min_size: float = 1e-3,
     padded: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]] | tuple[Tensor, Tensor, Tensor]:
+    check_pyramid("rpn_proposals", objectness, deltas, cell_anchors, strides, image_sizes, 1)
     logits, codes = flatten(objectness, 1), flatten(deltas, 4)
     images = []
     for i, size in enumerate(image_sizes):
@@ -79,13 +80,14 @@ def rpn_proposals(
         good = ((box[:, 2:] - box[:, :2]) >= min_size).all(1) & (score >= score_threshold)
         box, score, level_of = box[good], score[good], level_of[good]
         keep = batched_nms(box, score, level_of, nms_threshold, max_output=post_nms_top_n)
-        images.append((box[keep], score[keep]))
+        images.append((box[keep], score[keep], level_of[keep]))
     if padded:
-        kept, kept_scores, counts = pad([tuple(i) for i in images], post_nms_top_n)
+        kept, kept_scores, _, counts = pad(images, post_nms_top_n, codes[0])
         return kept, kept_scores, counts
-    return [b for b, _ in images], [s for _, s in images]
+    return [b for b, _, _ in images], [s for _, s, _ in images]
 
 
+@torch.no_grad()
 def retinanet_detections(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
@@ -99,7 +101,7 @@ def retinanet_detections(
     detections_per_image: int = 300,
     padded: bool = False,
 ) -> Detections:
-    classes = logits[0].shape[1] // cell_anchors[0].shape[0]
+    classes = check_pyramid("retinanet_detections", logits, deltas, cell_anchors, strides, image_sizes)
     flat, codes = flatten(logits, classes), flatten(deltas, 4)
     images = []
     for i, size in enumerate(image_sizes):
@@ -109,16 +111,17 @@ def retinanet_detections(
             above = (score > score_threshold).nonzero()[:, 0]
             best = above[top(score[above], top_k)]
             anchors = anchors_of(cell_anchors[k], strides[k], *level.shape[2:])
-            code, anchor = codes[k][i, best // classes], anchors[best // classes]
+            code, anchor = (rows[best // max(1, classes)] for rows in (codes[k][i], anchors))
             boxes.append(decode_boxes(code, anchor.to(code), clip_to=(size[0], size[1])))
             scores.append(score[best])
-            labels.append(best % classes)
+            labels.append(best % max(1, classes))
         box, score, label = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
         keep = batched_nms(box, score, label, nms_threshold, max_output=detections_per_image)
         images.append((box[keep], score[keep], label[keep]))
-    return detections(images, detections_per_image, padded)
+    return detections(images, detections_per_image, padded, codes[0])
 
 
+@torch.no_grad()
 def ssd_detections(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
@@ -133,6 +136,7 @@ def ssd_detections(
     weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
     padded: bool = False,
 ) -> Detections:
+    check_default_boxes(logits, deltas, anchors, image_sizes, num_classes)
     probabilities = torch.cat(flatten(logits, num_classes), 1).softmax(-1)
     codes = torch.cat(flatten(deltas, 4), 1)
     images = []
@@ -149,4 +153,4 @@ def ssd_detections(
         box, score, label_of = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
         keep = batched_nms(box, score, label_of, nms_threshold, max_output=detections_per_image)
         images.append((box[keep], score[keep], label_of[keep]))
-    return detections(images, detections_per_image, padded)
+    return detections(images, detections_per_image, padded, codes)

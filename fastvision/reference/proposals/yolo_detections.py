@@ -15,6 +15,8 @@ from fastvision.reference.proposals.pipeline import Detections, detections, top
 def check_outputs(
     outputs: Tensor | Sequence[Tensor], image_sizes: Sequence[Sequence[int]], classes: int, strides: Sequence[int]
 ) -> None:
+    if not len(outputs) and not isinstance(outputs, Tensor):
+        raise ValueError("yolo_detections: expected at least one level, got none")
     images = len(outputs) if isinstance(outputs, Tensor) else len(outputs[0])
     if len(image_sizes) != images:
         raise ValueError(f"yolo_detections: expected {images} image sizes, got {len(image_sizes)}")
@@ -27,16 +29,21 @@ def check_outputs(
     if len(outputs) != len(strides):
         raise ValueError(f"yolo_detections: expected a stride for each of {len(outputs)} levels, got {len(strides)}")
     for level in outputs:
-        if level.dim() != 4 or level.shape[1] <= classes or (level.shape[1] - classes) % 4:
+        if level.dim() != 4 or len(level) != images or level.shape[1] <= classes or (level.shape[1] - classes) % 4:
             raise ValueError(
-                f"yolo_detections: expected levels of shape [N, 4 R + {classes}, H, W], got {list(level.shape)}"
+                f"yolo_detections: expected levels of shape [{images}, 4 R + {classes}, H, W], got {list(level.shape)}"
             )
+
+
+def extents(image_sizes: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+    """[N, 2] (width, height), number by number: a CUDA graph could not capture a copy from the host."""
+    sides = [like.new_full((), float(side)) for height, width in image_sizes for side in (width, height)]
+    return torch.stack(sides).reshape(-1, 2) if sides else like.new_zeros(0, 2)
 
 
 def clipped(boxes: Tensor, image_sizes: Sequence[Sequence[int]]) -> Tensor:
     """[N, M, 4] within images of (height, width)"""
-    limits = torch.tensor([[w, h, w, h] for h, w in image_sizes], dtype=boxes.dtype, device=boxes.device)
-    return torch.minimum(boxes.clamp(min=0), limits.reshape(-1, 1, 4))
+    return torch.minimum(boxes.clamp(min=0), extents(image_sizes, boxes).repeat(1, 2)[:, None])
 
 
 def labelled(probabilities: Tensor, multi_label: bool) -> tuple[Tensor, Tensor]:
@@ -61,9 +68,8 @@ def grid_boxes(
         ),
         -1,
     ).flip(-1)[None, :, :, None]
-    extent = torch.tensor([[w, h] for h, w in image_sizes], dtype=values.dtype, device=values.device)
-    extent = extent.reshape(-1, 1, 1, 1, 2)
-    centre = (boxes[..., :2] + corner) / torch.tensor([columns, rows], device=values.device) * extent
+    extent = extents(image_sizes, values)[:, None, None, None]
+    centre = (boxes[..., :2] + corner) / extents([(rows, columns)], values) * extent
     half = boxes[..., 2:4] ** 2 * extent / 2
     corners = clipped(torch.cat([centre - half, centre + half], -1).flatten(1, 3), image_sizes)
     probabilities = (boxes[..., 4:] * values[..., None, -classes:]).flatten(1, 3)
@@ -80,6 +86,7 @@ def distances(bins: Tensor, cell: Tensor, width: int, stride: int) -> Tensor:
     return torch.stack([x - left, y - top_, x + right, y + bottom], -1) * stride
 
 
+@torch.no_grad()
 def yolo_detections(
     outputs: Tensor | Sequence[Tensor],
     image_sizes: Sequence[Sequence[int]],
@@ -116,4 +123,4 @@ def yolo_detections(
         box, score, label = (torch.cat(column) for column in zip(*chosen, strict=True))
         keep = batched_nms(box, score, label, nms_threshold, max_output=detections_per_image)
         images.append((box[keep], score[keep], label[keep]))
-    return detections(images, detections_per_image, padded)
+    return detections(images, detections_per_image, padded, levels[0][0])

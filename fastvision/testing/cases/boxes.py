@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -139,6 +140,35 @@ def _matching_work(sample: Sample) -> Work:
     return Work(nbytes(gt, anchors) + 8 * len(anchors), 14 * len(gt) * len(anchors))
 
 
+def _formats(*rest: Any, **kwargs: Any) -> Callable[[torch.device, torch.dtype], Iterator[Sample]]:
+    """Boxes of any leading shape, followed by ``rest``."""
+
+    def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+        boxes = data.random_boxes(60, 40.0, 30.0).round().to(device, dtype)
+        for shape in ((60, 4), (0, 4), (1, 4), *kwargs.get("shapes", ((3, 20, 4), (4,)))):
+            yield Sample(str(shape), (boxes[: math.prod(shape[:-1])].reshape(shape), *rest))
+        yield Sample("non-contiguous", (boxes.repeat(1, 2)[:, ::2], *rest))
+
+    return samples
+
+
+def _format_gradients(*rest: Any) -> _GradientSamples:
+    def samples(device: torch.device) -> Iterator[Sample]:
+        yield Sample("seven", (data.random_boxes(7, 40.0, 30.0).to(device, torch.float64), *rest))
+
+    return samples
+
+
+def _format_case(name: str, *rest: Any, variant: str = "") -> OpCase:
+    samples, gradients = _formats(*rest), _format_gradients(*rest)
+    op: Any = getattr(ops, name)
+    return OpCase(name, op, (), samples, _format_work, gradients, (0,), linear=True, variant=variant)
+
+
+def _format_work(sample: Sample) -> Work:
+    return Work(2 * nbytes(sample.args[0]), sample.args[0].numel())
+
+
 def _row_work(sample: Sample) -> Work:
     first, anchors = sample.args[:2]
     return Work(2 * nbytes(first) + nbytes(anchors), 10 * first.numel())
@@ -191,6 +221,10 @@ CASES = (
     ),
     OpCase("box_iou_rotated", ops.box_iou_rotated, ("box_iou_rotated",), _rotated, _rotated_work),
     OpCase("match_boxes", ops.match_boxes, ("match_boxes",), _matching, _matching_work, exact=True),
+    _format_case("box_convert", "xyxy", "cxcywh"),
+    _format_case("box_convert", "cxcywh", "xyxy", variant="back"),
+    _format_case("clip_boxes_to_image", (33, 41)),
+    OpCase("remove_small_boxes", ops.remove_small_boxes, (), _formats(12.0, shapes=()), _format_work, exact=True),
     _box_case("encode_boxes", samples=_encode_samples, gradient_samples=_encode_gradients, work=_row_work),
     _box_case("decode_boxes", samples=_decode_samples, gradient_samples=_decode_gradients, work=_row_work),
 )

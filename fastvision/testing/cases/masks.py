@@ -57,6 +57,20 @@ def _boxes_work(sample: Sample) -> Work:
     return Work(nbytes(sample.args[0]), 0)
 
 
+def _pair_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    g = data.generator(3)
+    masks = (torch.rand(9, 31, 37, generator=g) > 0.4).to(dtype).to(device)
+    masks[3] = 0
+    for n, m in ((9, 9), (4, 7), (0, 3), (2, 0)):
+        yield Sample(f"{n}x{m}", (masks[:n], masks[9 - m :]))
+    yield Sample("bool", (masks[:5] > 0, masks.transpose(1, 2).contiguous().transpose(1, 2)))
+
+
+def _pair_work(sample: Sample) -> Work:
+    first, second = sample.args
+    return Work(nbytes(first, second), 2 * len(first) * second.numel())
+
+
 def _keypoint_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     rois = data.random_boxes(6, 300.0, 90.0).to(device)
     maps = torch.randn(6, 3, 14, 14, generator=data.generator(4)).to(dtype).to(device)
@@ -113,6 +127,7 @@ CASES = (
     OpCase("paste_masks", ops.paste_masks, ("paste_masks",), _paste_samples, _paste_work),
     OpCase("paste_masks_rle", ops.paste_masks_rle, ("paste_masks_rle",), _rle_samples, _paste_work, traceable=False),
     OpCase("masks_to_boxes", ops.masks_to_boxes, ("masks_to_boxes",), _boxes_samples, _boxes_work, exact=True),
+    OpCase("mask_iou", ops.mask_iou, (), _pair_samples, _pair_work),
     OpCase(
         "heatmaps_to_keypoints",
         ops.heatmaps_to_keypoints,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,10 @@ def _anchors(device: torch.device) -> list[Tensor]:
     return [a.to(device) for a in generator.cell_anchors]
 
 
+def _no_image(logits: list[Tensor], deltas: list[Tensor], *rest: Any) -> tuple[Any, ...]:
+    return [t[:0] for t in logits], [t[:0] for t in deltas], *rest[:-1], []
+
+
 def _rpn_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     logits, deltas, anchors = _maps(4, dtype, device, 0), _maps(16, dtype, device, 1), _anchors(device)
     yield Sample("two images", (logits, deltas, anchors, _STRIDES, _SIZES), {"pre_nms_top_n": 100})
@@ -37,7 +42,8 @@ def _rpn_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     deltas_wide = [t.to(memory_format=torch.channels_last) for t in deltas]
     yield Sample("channels_last", (wide, deltas_wide, anchors, _STRIDES, _SIZES), {"score_threshold": 0.5})
     yield Sample("padded", (logits, deltas, anchors, _STRIDES, _SIZES), {"post_nms_top_n": 400, "padded": True})
-    yield Sample("no image", ([t[:0] for t in logits], [t[:0] for t in deltas], anchors, _STRIDES, []))
+    yield Sample("no image", _no_image(logits, deltas, anchors, _STRIDES, _SIZES))
+    yield Sample("no image, padded", _no_image(logits, deltas, anchors, _STRIDES, _SIZES), {"padded": True})
 
 
 def _retinanet_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -51,6 +57,7 @@ def _retinanet_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sam
     yield Sample("channels_last", (wide, *args[1:]), {"top_k": 60, "score_threshold": 0.7})
     yield Sample("padded", args, {"score_threshold": 0.6, "padded": True})
     yield Sample("none", args, {"score_threshold": 1.0})
+    yield Sample("no image", _no_image(*args))
 
 
 def _ssd_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -67,6 +74,7 @@ def _ssd_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("channels_last", (wide, *args[1:]), {"num_classes": 5, "top_k": 40})
     yield Sample("padded", args, {"num_classes": 5, "score_threshold": 0.4, "padded": True})
     yield Sample("none", args, {"num_classes": 5, "score_threshold": 1.0})
+    yield Sample("no image", _no_image(*args), {"num_classes": 5})
 
 
 def _yolo_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -80,6 +88,8 @@ def _yolo_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("dense, ties", (tied, _SIZES), {"num_classes": 3, "top_k": 40})
     yield Sample("dense, all classes", (tied, _SIZES), {"num_classes": 3, "top_k": 50, "multi_label": True})
     yield Sample("dense, padded", (levels, _SIZES), {"num_classes": 3, "score_threshold": 0.6, "padded": True})
+    yield Sample("no image", ([t[:0] for t in levels], []), {"num_classes": 3, "padded": True})
+    yield Sample("grid, no image", (grid[:0], []), {"num_classes": 6})
 
 
 def _work(sample: Sample) -> Work:
