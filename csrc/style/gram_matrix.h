@@ -20,9 +20,10 @@ inline Params make_params(const char* op, const Tensor& features) {
   return {features.size(0), features.size(1), features.size(2) * features.size(3), is_channels_last(features)};
 }
 
-// The map itself where it is dense in either order, a copy elsewhere.
+// The map itself where it is dense in either order (or no map at all, which is found later), a copy elsewhere.
 inline Tensor dense(const Tensor& features) {
-  return features.is_contiguous() || is_channels_last(features) ? features : torch::stable::contiguous(features);
+  const bool in_place = features.dim() != 4 || features.is_contiguous() || is_channels_last(features);
+  return in_place ? features : torch::stable::contiguous(features);
 }
 
 inline Params check_backward(const char* op, const Tensor& grad, const Tensor& features) {

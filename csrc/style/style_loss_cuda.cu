@@ -1,0 +1,127 @@
+// style_loss on CUDA: three launches for up to kMostLayers layers, with nothing read back.
+#include "style/gram_matrix.cuh"
+
+namespace fastvision::gram_matrix {
+namespace {
+
+// The sum of all threads of a block, in thread 0.
+FV_DEVICE double sum_of_block(double value) {
+  FV_SHARED(double, sums, [kReducers]);
+  sums[threadIdx.x] = value;
+  for (int half = kReducers / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+  }
+  return sums[0];
+}
+
+// squares: one a block; grid: patches of all layers
+template <class T, class S>
+__global__ void __launch_bounds__(kReducers)
+    subtract_targets(const __grid_constant__ Layers<T, S> layers, double* __restrict__ squares) {
+  int64_t l = 0;
+  while (int64_t(blockIdx.x) >= layers.first_patch[l + 1]) ++l;
+  const Layer<T, S>& layer = layers.layer[l];
+  const Params& p = layer.plan.p;
+  const Entry<T> entry = add_chunks(layer, blockIdx.x - layers.first_patch[l]);
+  double square = 0;
+  if (entry.any) {
+    const T* target = layer.target + entry.image * layer.target_step;
+    T* differences = layer.differences + entry.image * layer.plan.matrix();
+    const auto subtract = [&](int64_t i, int64_t j) {
+      const T difference = entry.value - target[i * p.channels + j];
+      differences[i * p.channels + j] = difference;
+      square += double(difference) * double(difference);
+    };
+    subtract(entry.row, entry.column);
+    if (entry.row != entry.column) subtract(entry.column, entry.row);
+  }
+  const double sum = sum_of_block(square);
+  if (threadIdx.x == 0) squares[blockIdx.x] = layer.weight * sum / double(p.batch);
+}
+
+// One block.
+template <class T>
+__global__ void __launch_bounds__(kReducers) add_squares(const double* squares, int64_t count, T* loss) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kReducers) sum += squares[i];
+  sum = sum_of_block(sum);
+  if (threadIdx.x == 0) *loss = T(sum);
+}
+
+// What style_loss reads, as the kernels do.
+struct Inputs {
+  std::vector<Tensor> features, targets;
+  std::vector<double> weights, scales;
+  std::vector<Plan> plans;
+
+  int64_t patches() const {
+    int64_t sum = 0;
+    for (const Plan& plan : plans) sum += plan.patches();
+    return sum;
+  }
+};
+
+// Layers [first, last), whose differences go where the others end; squares: one a patch
+template <class T, class S>
+void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences, double* squares) {
+  constexpr const char* kOp = "style_loss";
+  int64_t size = 0;
+  for (size_t l = first; l < last; ++l) size += in.plans[l].items() * in.plans[l].tile_size();
+  const Tensor& like = in.features[0];
+  const Tensor scratch = torch::stable::new_empty(like, {size}, geometry_type(like.scalar_type()));
+  T* partial = scratch.mutable_data_ptr<T>();
+  Layers<T, S> layers{};
+  for (size_t l = first; l < last; ++l) {
+    const Plan& plan = in.plans[l];
+    const int64_t target_step = in.targets[l].dim() == 2 ? 0 : plan.matrix();
+    layers.add({plan, in.features[l].const_data_ptr<S>(), partial, T(in.scales[l]), in.targets[l].const_data_ptr<T>(),
+                target_step, differences, in.weights[l]});
+    partial += plan.items() * plan.tile_size(), differences += plan.p.batch * plan.matrix();
+  }
+  const int64_t items = layers.first_item[layers.count], patches = layers.first_patch[layers.count];
+  launch(kOp, &multiply_chunks<T, S>, {blocks_for(items, 1), kThreads}, like, layers);
+  launch(kOp, &subtract_targets<T, S>, {blocks_for(patches, 1), kReducers}, like, layers, squares);
+}
+
+std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<Tensor> targets,
+                                      std::vector<double> weights, std::vector<double> scales) {
+  constexpr const char* kOp = "style_loss";
+  check_layers(kOp, features, targets, weights, scales);
+  const ScalarType type = loss_type(features);
+  const auto mixed = [&](const Tensor& f) { return f.scalar_type() != features[0].scalar_type(); };
+  const bool cast = std::any_of(features.begin(), features.end(), mixed);  // rare: one launch takes one dtype
+  Inputs in{{}, {}, weights, scales, {}};
+  int64_t size = 0;
+  for (size_t l = 0; l < features.size(); ++l) {
+    in.features.push_back(dense(cast ? torch::stable::to(features[l], type) : features[l]));
+    in.targets.push_back(contiguous_as(targets[l], type));
+    in.plans.push_back(make_plan(make_params(kOp, in.features[l])));
+    size += in.plans[l].p.batch * in.plans[l].matrix();
+  }
+  const Tensor differences = torch::stable::new_empty(features[0], {size}, type);
+  Tensor loss = torch::stable::new_empty(features[0], {}, type);
+  if (size == 0) return {torch::stable::zero_(loss), differences};
+  const Tensor squares = torch::stable::new_empty(features[0], {in.patches()}, ScalarType::Double);
+  dispatch_floating(kOp, in.features[0].scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    using T = Accumulator<S>;
+    T* difference = differences.mutable_data_ptr<T>();
+    double* square = squares.mutable_data_ptr<double>();
+    for (size_t first = 0; first < features.size(); first += kMostLayers) {
+      const size_t last = std::min(first + kMostLayers, features.size());
+      subtract_layers<T, S>(in, first, last, difference, square);
+      for (size_t l = first; l < last; ++l) {
+        difference += in.plans[l].p.batch * in.plans[l].matrix(), square += in.plans[l].patches();
+      }
+    }
+    launch(kOp, &add_squares<T>, {1, kReducers}, features[0], squares.const_data_ptr<double>(), squares.numel(),
+           loss.mutable_data_ptr<T>());
+  });
+  return {loss, differences};
+}
+
+}  // namespace
+}  // namespace fastvision::gram_matrix
+
+FV_CUDA_LIBRARY(m) { m.impl("style_loss", TORCH_BOX(&fastvision::gram_matrix::style_loss)); }
