@@ -16,7 +16,7 @@ from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, act
 
 Kernel = Literal["product", "torch", "fastvision"]
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
-_LARGE_OUTPUT = 1 << 22  # numbers
+_LARGE_MAP = 1 << 22  # numbers
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
 
@@ -89,13 +89,13 @@ def choose_kernel(layer: Layer) -> Kernel:
             depthwise
         ):  # torch keeps the channels of a pixel side by side; only with large strides there is little to gain
             return "fastvision" if min(layer.stride) >= 2 * _LARGE_STRIDE else "torch"
-        # many small images cost torch more than one large one
-        many = kernel == layer.stride and batch >= 16 and batch * height * width >= 16 * _FEW_POSITIONS
-        return "fastvision" if dense and (large_stride or outputs <= 4 or many) else "torch"
+        # few outputs leave oneDNN's vectors empty, but turning a large input would cost more than that
+        few = outputs <= 4 and batch * channels * height * width < _LARGE_MAP
+        return "fastvision" if dense and (large_stride or few) else "torch"
     if dense and large_stride:
         return "fastvision"
     if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
-        small = channels % 16 == 0 and batch * outputs * layer.sides[0] * layer.sides[1] < _LARGE_OUTPUT
+        small = channels % 16 == 0 and batch * outputs * layer.sides[0] * layer.sides[1] < _LARGE_MAP
         return "torch" if small and not large_stride and min(kernel) > 1 else "fastvision"
     if not dense or batch * height * width < _FEW_POSITIONS:
         return "torch"
