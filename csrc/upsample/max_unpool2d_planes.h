@@ -52,27 +52,6 @@ template <class W>
   return true;
 }
 
-// A contiguous run of planes for each thread: two on one fresh huge page would both clear it.
-template <class W>
-void unpool_planes(const Params& p, const Map<const W>& in, const Places& places, const Map<W>& out,
-                   FirstWrong& wrong) {
-  const int64_t rows = rows_of_band(p, sizeof(W));
-  const auto run = [&](int64_t begin, int64_t end) {
-    vectorized([&]() __attribute__((always_inline)) {
-      for (int64_t plane = begin; plane < end; ++plane) {
-        const Block block{plane / p.channels, plane % p.channels, 1};
-        W* target = out.at(block.n, block.c);
-        if (unpool_bands(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step, rows, target)) {
-          continue;
-        }
-        std::fill_n(target, p.pixels(), W(0));
-        scatter(p, in, places, out, block, wrong);
-      }
-    });
-  };
-  parallel_for(p.batch * p.channels, ceil_div(kGrain, p.height * p.width), run);
-}
-
 // Whether each of a row of indices lies in its own cell.
 [[gnu::always_inline]] inline bool all_in_cells(const Params& p, const int64_t* places, int64_t step, int64_t i) {
   const uint64_t width = uint64_t(p.cell_width);
@@ -86,6 +65,59 @@ void unpool_planes(const Params& p, const Map<const W>& in, const Places& places
     }
   }
   return inside == p.width;
+}
+
+// One plane of 2-wide cells that inputs do not leave: what a pixel of the output holds is a comparison, so that whole
+// vectors are written, zeros and all. false: an input is not in its cell, and the plane is to be done again.
+template <class W>
+[[gnu::always_inline]] inline bool unpool_pairs(const Params& p, const W* values, const Strides& step,
+                                                const int64_t* places, const Strides& place_step, W* target) {
+  for (int64_t i = 0; i < p.height; ++i) {
+    const W* __restrict from = values + i * step.h;
+    const int64_t* __restrict to = places + i * place_step.h;
+    if (!all_in_cells(p, to, 1, i)) return false;
+    const int64_t first = p.first_of_cell(i, 0);
+    for (int64_t r = 0; r < p.cell_height; ++r) {
+      const int64_t row = first + r * p.out_width;
+      W* __restrict out = target + row;
+      for (int64_t j = 0; j < p.width; ++j) {
+        const int32_t place = int32_t(to[j] - row) - 2 * int32_t(j);
+        out[2 * j] = place == 0 ? from[j] : W(0);
+        out[2 * j + 1] = place == 1 ? from[j] : W(0);
+      }
+      std::fill(out + 2 * p.width, out + p.out_width, W(0));
+    }
+  }
+  std::fill(target + p.height * p.cell_height * p.out_width, target + p.pixels(), W(0));
+  return true;
+}
+
+// A contiguous run of planes for each thread: two on one fresh huge page would both clear it.
+template <class W>
+void unpool_planes(const Params& p, const Map<const W>& in, const Places& places, const Map<W>& out,
+                   FirstWrong& wrong) {
+  const int64_t rows = rows_of_band(p, sizeof(W));
+  // short rows are mostly rest, one number at a time
+  const bool pairs = p.cell_width == 2 && p.width >= 3 * kVectorLanes<float> && in.step.w == 1 && places.step.w == 1 &&
+                     p.pixels() <= INT32_MAX;
+  const auto run = [&](int64_t begin, int64_t end) {
+    vectorized([&]() __attribute__((always_inline)) {
+      for (int64_t plane = begin; plane < end; ++plane) {
+        const Block block{plane / p.channels, plane % p.channels, 1};
+        W* target = out.at(block.n, block.c);
+        if (pairs &&
+            unpool_pairs(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step, target)) {
+          continue;
+        }
+        if (unpool_bands(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step, rows, target)) {
+          continue;
+        }
+        std::fill_n(target, p.pixels(), W(0));
+        scatter(p, in, places, out, block, wrong);
+      }
+    });
+  };
+  parallel_for(p.batch * p.channels, ceil_div(kGrain, p.height * p.width), run);
 }
 
 template <class W>
