@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 from collections.abc import Callable
@@ -12,19 +13,29 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 
+def release_free_memory() -> None:
+    """Gives the system back what the allocator holds, as in a fresh process.
+
+    Otherwise what ran before decides whether a large tensor is recycled memory or fresh pages, which is a factor of two
+    for ops that are mostly memory.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # only the C library of Linux has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def extra_memory_mb(call: Callable[[], Any]) -> float | None:
     """Peak resident memory during a call less its output; None where the system does not say (only Linux does)."""
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     # the allocator's own pools are warm after the first call
     size = sum(t.numel() * t.element_size() for t in tree_leaves(call()) if isinstance(t, Tensor))
-    gc.collect()
+    release_free_memory()  # or the call might find its memory among what was freed and stayed resident
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # or the call might find its memory among what was freed and stayed resident
         reset.write_text("5")  # forget the peak
         before = _status_kb(status, "VmRSS")
         output = call()
         peak = _status_kb(status, "VmHWM")
-    except (OSError, StopIteration, AttributeError):
+    except (OSError, StopIteration):
         return None
     del output
     return max(0.0, (peak - before) * 1024 - size) / 1e6

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.memory import release_free_memory
 from fastvision.testing import OpCase, Work
 from fastvision.testing.cases import CASES
 from fastvision.testing.timing import Ceiling, Timing, compare
@@ -162,6 +163,7 @@ def run(workload: Workload, options: Options) -> Result:
         else:
             (skipped if verdict.ok else failed)[label] = f"{seconds:.1f} s a call; {verdict.text}"
     del ours
+    release_free_memory()
     rows = _time(workload, verdicts, options)
     return Result(workload.family, workload.name, rows, workload.work, columns, skipped, failed)
 

@@ -77,27 +77,26 @@ def choose_kernel(layer: Layer) -> Kernel:
     if (height, width, layer.groups) == (1, 1, 1) and plain:
         return "product"  # one tap an output: the weights are read once, which is all there is to do
     depthwise, dense = layer.groups == channels > 1, layer.groups == 1
-    large_stride = min(layer.stride) >= _LARGE_STRIDE
+    large_stride, many = min(layer.stride) >= _LARGE_STRIDE, batch * height * width >= _FEW_POSITIONS
     if layer.cuda:
         # one thread an output: for outputs that read few numbers, where the tiles of a matrix product stay empty
         read = channels // layer.groups * kernel[0] * kernel[1] / (layer.stride[0] * layer.stride[1])
         return "fastvision" if read <= 64 else "torch"
     if layer.dtype not in (torch.float32, torch.float64):
         return "fastvision" if depthwise else "torch"  # oneDNN multiplies bfloat16, we would widen to float32
+    if layer.channels_last and depthwise:
+        # torch keeps the channels of a pixel side by side, which serves all but large strides
+        return "fastvision" if min(layer.stride) >= 2 * _LARGE_STRIDE and many else "torch"
     if layer.channels_last:
-        if (
-            depthwise
-        ):  # torch keeps the channels of a pixel side by side; only with large strides there is little to gain
-            return "fastvision" if min(layer.stride) >= 2 * _LARGE_STRIDE else "torch"
         # few outputs leave oneDNN's vectors empty, but turning a large input would cost more than that
         few = outputs <= 4 and batch * channels * height * width < _LARGE_MAP
-        return "fastvision" if dense and (large_stride or few) else "torch"
+        return "fastvision" if dense and (few or (large_stride and many)) else "torch"
     if dense and large_stride:
         return "fastvision"
     if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
         small = channels % 16 == 0 and batch * outputs * layer.sides[0] * layer.sides[1] < _LARGE_MAP
         return "torch" if small and not large_stride and min(kernel) > 1 else "fastvision"
-    if not dense or batch * height * width < _FEW_POSITIONS:
+    if not dense or not many:
         return "torch"
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
     return "fastvision" if kernel == layer.stride or outputs <= 8 else "torch"
@@ -177,13 +176,12 @@ def conv_transpose2d(
         _check_activation(activation)
     # as torch reads it: one channel is dense both ways, and its strides decide
     last = input.dim() == 4 and input.stride(1) == 1 and input.is_contiguous(memory_format=torch.channels_last)
-    rest = (input.dtype, last, input.is_cuda)
-    # a compiler's sizes are no keys, nor are lists
-    plain = list not in map(type, (stride, padding, output_padding, dilation))
-    remembered = plain and not torch.compiler.is_compiling()
-    kernel = (_remembered_plan if remembered else plan)(
-        input.shape, weight.shape, stride, padding, output_padding, groups, dilation, *rest
-    )
+    rest = (stride, padding, output_padding, groups, dilation, input.dtype, last, input.is_cuda)
+    try:
+        # a compiler's sizes are no keys
+        kernel = (plan if torch.compiler.is_compiling() else _remembered_plan)(input.shape, weight.shape, *rest)
+    except TypeError:  # nor are lists
+        kernel = plan(input.shape, weight.shape, *rest)
     if bias is not None and bias.shape != (weight.shape[1] * groups,):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
@@ -206,10 +204,10 @@ def _check_activation(activation: str | None) -> None:
 
 def _cast_together(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Inside autocast all in its dtype, as torch's convolutions; elsewhere weights follow the input."""
-    dtype = input.dtype
-    if torch.is_autocast_enabled(input.device.type) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(input.device.type)
-    if input.dtype == weight.dtype == dtype and (bias is None or bias.dtype == dtype):
+    dtype, device = input.dtype, "cuda" if input.is_cuda else "cpu"
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    elif weight.dtype == dtype and (bias is None or bias.dtype == dtype):
         return input, weight, bias
     return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
