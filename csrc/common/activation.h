@@ -1,4 +1,5 @@
-// What follows a convolution or a normalisation, fused into its last pass.
+// What follows a convolution or a normalisation, fused into its last pass: z where z > 0, slope * z elsewhere, so that
+// slope 1 is no activation and 0 is ReLU.
 #pragma once
 
 #include <string>
@@ -8,16 +9,23 @@
 
 namespace fastvision {
 
-// max(x, slope * x): slope 1 is no activation, 0 is ReLU. NaN stays NaN.
+// value where z > 0, slope * value elsewhere: y for value z, g' for value g. NaN stays, and ReLU of -inf is 0.
+template <class T>
+FV_HOST_DEVICE T activated(T z, T value, T slope) {
+  const T below = slope == 0 ? T(0) : slope * value;
+  return z <= 0 ? below : value;
+}
+
+template <class T>
+FV_HOST_DEVICE T relu(T z) {
+  return activated(z, z, T(0));
+}
+
 template <class T>
 struct Activation {
   T slope;
 
-  FV_HOST_DEVICE T operator()(T x) const {
-    const T scaled = slope * x,
-            below = slope == 0 ? T(0) : scaled;  // not 0 * infinity; no branch, so that loops vectorise
-    return x < 0 ? below : x;
-  }
+  FV_HOST_DEVICE T operator()(T z) const { return activated(z, z, slope); }
 };
 
 // "none", "relu" or "leaky_relu" -> the slope below zero

@@ -7,6 +7,7 @@
 // and the hidden map, 2.6 times as large as the features and 256 times as large as the result, need not be stored.
 #pragma once
 
+#include "common/activation.h"
 #include "common/dispatch.h"
 #include "common/host_device.h"
 #include "common/layout.h"
@@ -25,12 +26,6 @@ struct Params {
     return ((roi * height + y) * 2 + phase / 2) * 2 * width + 2 * x + phase % 2;
   }
 };
-
-// Keeps NaN, as torch does.
-template <class T>
-FV_HOST_DEVICE T relu(T value) {
-  return value < 0 ? T(0) : value;
-}
 
 // The parameters of the layers, contiguous and of the type that sums are kept in.
 template <class T>

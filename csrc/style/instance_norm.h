@@ -10,6 +10,7 @@
 #include <optional>
 #include <tuple>
 
+#include "common/activation.h"
 #include "common/dispatch.h"
 #include "style/planes.h"
 
@@ -53,13 +54,6 @@ FV_HOST_DEVICE Line<T> line_of(double mean, double rstd, double weight, double b
 template <class T>
 FV_HOST_DEVICE T line_at(T x, T mean, T scale, T shift) {
   return (x - mean) * scale + shift;
-}
-
-// value where z > 0, slope * value elsewhere: y for value z, g' for value g. NaN stays, and ReLU of -inf is 0.
-template <class T>
-FV_HOST_DEVICE T activated(T z, T value, T slope) {
-  const T below = slope == 0 ? T(0) : slope * value;
-  return z <= 0 ? below : value;
 }
 
 // Of a plane: sum of g', and of g' h.

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastvision import reference
 from fastvision._library import with_reference
 from fastvision.ops.upsample.conv_transpose2d import conv_transpose2d
-from fastvision.reference.upsample.conv_transpose1d import to_single
+from fastvision.reference.upsample.conv_transpose1d import of_a_column
 from fastvision.reference.upsample.conv_transpose2d import Activation
 
 
@@ -51,11 +51,11 @@ def conv_transpose1d(
         input.unsqueeze(-2),
         weight.unsqueeze(-2),
         bias,
-        (1, to_single(stride)),
-        (0, to_single(padding)),
-        (0, to_single(output_padding)),
+        of_a_column(stride, 1),
+        of_a_column(padding, 0),
+        of_a_column(output_padding, 0),
         groups,
-        (1, to_single(dilation)),
+        of_a_column(dilation, 1),
         activation=activation,
         negative_slope=negative_slope,
     ).squeeze(-2)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fastvision import reference
 from fastvision._library import register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate, to_pair
+from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
+from fastvision.reference.upsample.pair import to_pair
 
 Kernel = Literal["product", "torch", "fastvision"]
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
@@ -239,7 +240,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
             self.bias,
             stride,
             padding,
-            to_pair(cast(Pair, tuple(extra))),
+            to_pair(extra),
             self.groups,
             dilation,
             activation=self.activation,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastvision.reference.upsample.conv_transpose2d import Activation, conv_transpose2d
+from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, conv_transpose2d
+
+Single = int | tuple[int]
 
 
-def to_single(value: int | tuple[int]) -> int:
-    return value if isinstance(value, int) else value[0]
+def of_a_column(value: Single, rows: int) -> Pair:
+    """What an image of one row takes instead of ``value``: ``rows`` for its rows."""
+    return rows, value if isinstance(value, int) else value[0]
 
 
 def conv_transpose1d(
@@ -29,11 +32,11 @@ def conv_transpose1d(
         input.unsqueeze(-2),
         weight.unsqueeze(-2),
         bias,
-        (1, to_single(stride)),
-        (0, to_single(padding)),
-        (0, to_single(output_padding)),
+        of_a_column(stride, 1),
+        of_a_column(padding, 0),
+        of_a_column(output_padding, 0),
         groups,
-        (1, to_single(dilation)),
+        of_a_column(dilation, 1),
         activation=activation,
         negative_slope=negative_slope,
     ).squeeze(-2)

@@ -7,18 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastvision.reference.upsample.pair import to_pair
+
 Pair = tuple[int, int]
 Activation = Literal["relu", "leaky_relu"]
-
-
-def to_pair(value: int | Pair) -> Pair:
-    """One number stands for both."""
-    if isinstance(value, int):
-        return value, value
-    if len(value) == 1:
-        return value[0], value[0]
-    rows, columns = value
-    return rows, columns
 
 
 def activate(x: Tensor, activation: Activation | None, negative_slope: float) -> Tensor:
