@@ -69,10 +69,10 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
       "roi_align_rotated_backward(Tensor grad, Tensor rois, float spatial_scale, SymInt batch, SymInt height, SymInt width, int sampling_ratio, bool aligned, bool clockwise, bool channels_last) -> Tensor");
 
   // style
-  m.def("gram_matrix(Tensor features, float scale) -> Tensor");
-  m.def("gram_matrix_backward(Tensor grad, Tensor features, float scale) -> Tensor");
+  m.def("gram_matrix(Tensor features, SymInt divisor) -> Tensor");
+  m.def("gram_matrix_backward(Tensor grad, Tensor features, SymInt divisor) -> Tensor");
   m.def(
-      "style_loss(Tensor[] features, Tensor[] targets, float[] weights, float[] scales) -> (Tensor loss, Tensor differences)");
+      "style_loss(Tensor[] features, Tensor[] targets, float[] weights, SymInt[] divisors) -> (Tensor loss, Tensor differences)");
   m.def(
       "instance_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? style, float eps, float slope) -> (Tensor, Tensor, Tensor)");
   m.def(

@@ -2,6 +2,7 @@
 // 2016, eq. 3), their gradient, and the loss between two of them (eq. 4).
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "common/layout.h"
@@ -19,6 +20,9 @@ inline Params make_params(const char* op, const Tensor& features) {
   check_floating(op, "features", features);
   return {features.size(0), features.size(1), features.size(2) * features.size(3), is_channels_last(features)};
 }
+
+// An integer, because a compiler keeps sizes symbolic, but no number made of them.
+inline double scale_of(int64_t divisor) { return 1.0 / double(std::max<int64_t>(divisor, 1)); }
 
 // The map itself where it is dense in either order (or no map at all, which is found later), a copy elsewhere.
 inline Tensor dense(const Tensor& features) {
@@ -47,9 +51,9 @@ inline void check_target(const char* op, const Tensor& target, const Tensor& fea
 }
 
 inline void check_layers(const char* op, const std::vector<Tensor>& features, const std::vector<Tensor>& targets,
-                         const std::vector<double>& weights, const std::vector<double>& scales) {
+                         const std::vector<double>& weights, const std::vector<int64_t>& divisors) {
   FV_CHECK(!features.empty(), op, "expected at least one layer");
-  FV_CHECK(targets.size() == features.size() && weights.size() == features.size() && scales.size() == features.size(),
+  FV_CHECK(targets.size() == features.size() && weights.size() == features.size() && divisors.size() == features.size(),
            op, "expected as many targets and weights as features, got ", features.size(), " features, ", targets.size(),
            " targets and ", weights.size(), " weights");
   for (size_t l = 0; l < features.size(); ++l) {

@@ -12,7 +12,8 @@ void gram_of(const Params& p, const Tensor& features, double scale, T* out) {
   if (p.batch * p.channels > 0) multiply_transposed<T, S>(p, features.const_data_ptr<S>(), T(scale), out);
 }
 
-Tensor gram_matrix(const Tensor& features, double scale) {
+Tensor gram_matrix(const Tensor& features, int64_t divisor) {
+  const double scale = scale_of(divisor);
   constexpr const char* kOp = "gram_matrix";
   const Tensor f = dense(features);
   const Params p = make_params(kOp, f);
@@ -25,7 +26,8 @@ Tensor gram_matrix(const Tensor& features, double scale) {
   return torch::stable::to(sums, features.scalar_type());
 }
 
-Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, double scale) {
+Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, int64_t divisor) {
+  const double scale = scale_of(divisor);
   constexpr const char* kOp = "gram_matrix_backward";
   const Tensor f = dense(features);
   const Params p = check_backward(kOp, grad, f);
@@ -43,9 +45,9 @@ Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, double s
 
 // The differences of all layers, one after the other, and the loss.
 std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<Tensor> targets,
-                                      std::vector<double> weights, std::vector<double> scales) {
+                                      std::vector<double> weights, std::vector<int64_t> divisors) {
   constexpr const char* kOp = "style_loss";
-  check_layers(kOp, features, targets, weights, scales);
+  check_layers(kOp, features, targets, weights, divisors);
   const ScalarType type = loss_type(features);
   int64_t size = 0;
   for (const Tensor& f : features) size += f.size(0) * f.size(1) * f.size(1);
@@ -62,10 +64,10 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
       dispatch_floating(kOp, f.scalar_type(), [&](auto s) {
         using S = typename decltype(s)::type;
         if constexpr (std::is_same_v<Accumulator<S>, T>) {
-          gram_of<T, S>(p, f, scales[l], difference);
+          gram_of<T, S>(p, f, scale_of(divisors[l]), difference);
         } else {
           const Tensor wide = contiguous_as(f, type);
-          gram_of<T, T>(make_params(kOp, wide), wide, scales[l], difference);
+          gram_of<T, T>(make_params(kOp, wide), wide, scale_of(divisors[l]), difference);
         }
       });
       const Tensor target = contiguous_as(targets[l], type);

@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
   }
 }
 
-Tensor gram_matrix(const Tensor& features, double scale) {
+Tensor gram_matrix(const Tensor& features, int64_t divisor) {
+  const double scale = scale_of(divisor);
   constexpr const char* kOp = "gram_matrix";
   const Tensor f = dense(features);
   const Plan plan = make_plan(make_params(kOp, f));
@@ -84,7 +85,8 @@ Tensor gram_matrix(const Tensor& features, double scale) {
   return out;
 }
 
-Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, double scale) {
+Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, int64_t divisor) {
+  const double scale = scale_of(divisor);
   constexpr const char* kOp = "gram_matrix_backward";
   const Tensor f = dense(features);
   const Params p = check_backward(kOp, grad, f);

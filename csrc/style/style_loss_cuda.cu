@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(kReducers) add_squares(const double* squares, 
 // What style_loss reads, as the kernels do.
 struct Inputs {
   std::vector<Tensor> features, targets;
-  std::vector<double> weights, scales;
+  std::vector<double> weights;
+  std::vector<int64_t> divisors;
   std::vector<Plan> plans;
 
   int64_t patches() const {
@@ -75,8 +76,8 @@ void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences
   for (size_t l = first; l < last; ++l) {
     const Plan& plan = in.plans[l];
     const int64_t target_step = in.targets[l].dim() == 2 ? 0 : plan.matrix();
-    layers.add({plan, in.features[l].const_data_ptr<S>(), partial, T(in.scales[l]), in.targets[l].const_data_ptr<T>(),
-                target_step, differences, in.weights[l]});
+    layers.add({plan, in.features[l].const_data_ptr<S>(), partial, T(scale_of(in.divisors[l])),
+                in.targets[l].const_data_ptr<T>(), target_step, differences, in.weights[l]});
     partial += plan.items() * plan.tile_size(), differences += plan.p.batch * plan.matrix();
   }
   const int64_t items = layers.first_item[layers.count], patches = layers.first_patch[layers.count];
@@ -85,13 +86,13 @@ void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences
 }
 
 std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<Tensor> targets,
-                                      std::vector<double> weights, std::vector<double> scales) {
+                                      std::vector<double> weights, std::vector<int64_t> divisors) {
   constexpr const char* kOp = "style_loss";
-  check_layers(kOp, features, targets, weights, scales);
+  check_layers(kOp, features, targets, weights, divisors);
   const ScalarType type = loss_type(features);
   const auto mixed = [&](const Tensor& f) { return f.scalar_type() != features[0].scalar_type(); };
   const bool cast = std::any_of(features.begin(), features.end(), mixed);  // rare: one launch takes one dtype
-  Inputs in{{}, {}, weights, scales, {}};
+  Inputs in{{}, {}, weights, divisors, {}};
   int64_t size = 0;
   for (size_t l = 0; l < features.size(); ++l) {
     in.features.push_back(dense(cast ? torch::stable::to(features[l], type) : features[l]));

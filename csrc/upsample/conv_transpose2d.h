@@ -60,6 +60,7 @@ inline Params make_params(const char* op, const Tensor& input, const Tensor& wei
   for (const Pairs* pair : {&stride, &padding, &output_padding, &dilation}) {
     FV_CHECK(pair->size() == 2, op, "expected two numbers for each of stride, padding, output_padding and dilation");
   }
+  FV_CHECK(input.size(1) > 0, op, "expected at least one input channel, got ", shape_of(input));
   FV_CHECK(groups > 0 && input.size(1) % groups == 0, op, "expected groups to divide the ", input.size(1),
            " input channels, got ", groups);
   FV_CHECK(weight.size(0) == input.size(1), op, "expected weight of shape [", input.size(1),

@@ -77,7 +77,10 @@ inline Tensor as_int64(const Tensor& indices) {
 
 // As a tensor in which pixel k of a plane is k steps from the first; no copy of one that is contiguous either way.
 inline Tensor with_flat_planes(const Tensor& map) {
-  return map.size(2) <= 1 || map.stride(2) == map.size(3) * map.stride(3) ? map : torch::stable::contiguous(map);
+  if (map.size(2) <= 1 || map.stride(2) == map.size(3) * map.stride(3)) return map;
+  // a column of pixels counts as contiguous whatever the stride of its one column says: only a copy is sure
+  return torch::stable::reshape(torch::stable::contiguous(map),
+                                {map.size(0), map.size(1), 1, map.size(2) * map.size(3)});
 }
 
 // Calls f(Type<word>{}) with an unsigned integer of the size of an element.

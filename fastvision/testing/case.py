@@ -55,6 +55,7 @@ class OpCase:
         linear: in those arguments, or differentiable twice for another reason, so that gradgradcheck applies.
         work: cost of a call.
         exact: outputs are indices and must be equal.
+        gradients_elsewhere: differentiable, with a test of its own: the result is not one tensor.
         traceable: false if the result is not made of tensors, so that torch.compile and torch.export do not apply.
     """
 
@@ -67,6 +68,7 @@ class OpCase:
     differentiable: tuple[int, ...] = ()
     linear: bool = False
     exact: bool = False
+    gradients_elsewhere: bool = False
     traceable: bool = True
     variant: str = ""
     tolerances: Mapping[torch.dtype, tuple[float, float]] = field(default_factory=lambda: TOLERANCES)

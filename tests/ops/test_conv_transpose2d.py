@@ -175,6 +175,43 @@ def test_errors_say_what_was_expected(change: dict[str, Any], text: str) -> None
         ops.conv_transpose2d(**{**call, **change})
 
 
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+@pytest.mark.parametrize("negative_slope", [0.2, -0.5, 0.0])
+def test_gradient_through_the_activation(activation: Any, negative_slope: float, device: torch.device) -> None:
+    x = torch.randn(1, 16, 30, 30, dtype=torch.float64, device=device, requires_grad=True)
+    weight = torch.randn(16, 4, 3, 3, dtype=torch.float64, device=device)
+    out = ops.conv_transpose2d(x, weight, None, 2, activation=activation, negative_slope=negative_slope)
+    plain = F.conv_transpose2d(x, weight, None, 2)
+    expected = plain.relu() if activation == "relu" else F.leaky_relu(plain, negative_slope)
+    grad = torch.randn_like(out)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(o, x, grad)[0] for o in (out, expected)))
+
+
+def test_no_gradient_passes_a_closed_relu(device: torch.device) -> None:
+    """Not even an infinite one; and what is NaN stays so."""
+    x = torch.ones(1, 2, 30, 30, device=device, requires_grad=True)
+    out = ops.conv_transpose2d(x, -torch.ones(2, 4, 2, 2, device=device), None, 2, activation="relu")
+    (grad,) = torch.autograd.grad(out, x, torch.full_like(out, float("inf")))
+    assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_dtypes_that_do_not_fit(device: torch.device) -> None:
+    ones, weight = torch.ones(1, 2, 3, 3, device=device), torch.ones(2, 4, 2, 2, device=device)
+    for x, w in ((ones.long(), weight), (ones, weight * 1j), (ones, weight.long())):
+        with pytest.raises(ValueError, match="expected"):
+            ops.conv_transpose2d(x, w)
+    with pytest.raises(ValueError, match="expected at least one input channel"):
+        ops.conv_transpose2d(ones[:, :0], weight[:0])
+
+
+def test_nails_are_not_rounded_inside_autocast(device: torch.device) -> None:
+    x = torch.full((1, 1, 2, 2), 1.001, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        out = ops.bed_of_nails_upsample(x, 2)
+    assert torch.equal(out, ops.bed_of_nails_upsample(x, 2)) and out.dtype == torch.float32
+
+
 def test_the_choice() -> None:
     def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
         sizes = torch.Size((1, channels, side, side)), torch.Size((channels, outputs // groups, taps, taps))

@@ -277,11 +277,11 @@ def test_bad_features(device: torch.device) -> None:
     with pytest.raises(ValueError, match=r"weight_map of shape \[4, 5\], or 1 of them, got \[5, 4\]"):
         ops.gram_matrix(good, weight_map=torch.ones(5, 4, device=device))
     with pytest.raises(ValueError, match=r"gram_matrix: expected features of shape \[B, C, H, W\], got \[4, 2\]"):
-        torch.ops.fastvision.gram_matrix(good[0, 0, :, ::3], 1.0)
+        torch.ops.fastvision.gram_matrix(good[0, 0, :, ::3], 1)
     with pytest.raises(ValueError, match=r"_backward: expected grad of shape \[1, 3, 3\], got \[1, 3, 2\]"):
-        torch.ops.fastvision.gram_matrix_backward(torch.zeros(1, 3, 2, device=device), good, 1.0)
+        torch.ops.fastvision.gram_matrix_backward(torch.zeros(1, 3, 2, device=device), good, 1)
     with pytest.raises(ValueError, match="_backward: expected grad of dtype float32"):
-        torch.ops.fastvision.gram_matrix_backward(torch.zeros(1, 3, 3, device=device).long(), good, 1.0)
+        torch.ops.fastvision.gram_matrix_backward(torch.zeros(1, 3, 3, device=device).long(), good, 1)
 
 
 @pytest.mark.parametrize("target", [(3, 4), (3, 3, 3), (1, 4, 4), (3,), (1, 1, 3, 3)], ids=str)
@@ -314,3 +314,33 @@ def test_bad_layers(device: torch.device) -> None:
         ops.style_loss([good.int()], [target])
     with pytest.raises(ValueError, match=r"style_loss: expected features of shape \[B, C, H, W\]"):
         ops.style_loss([good[0]], [target])
+
+
+def test_float16_second_derivative_does_not_overflow(device: torch.device) -> None:
+    x = torch.full((1, 8, 128, 128), 8.0, device=device).half().requires_grad_()
+    target = torch.zeros(8, 8, device=device)
+    seconds = []
+    for op, features in ((ops.style_loss, x), (ops.style_loss.reference, x.detach().double().requires_grad_())):
+        (first,) = torch.autograd.grad(op([features], [target]), features, create_graph=True)
+        seconds.append(torch.autograd.grad(first.double().sum(), features)[0].double())
+    torch.testing.assert_close(*seconds, rtol=5e-3, atol=1e-6)
+
+
+def test_small_regions_of_float16_do_not_overflow(device: torch.device) -> None:
+    region = torch.zeros(512, 512, device=device).half()
+    region[0, 0] = 1
+    features = torch.full((1, 2, 512, 512), 300.0, device=device).half()
+    assert torch.equal(ops.gram_matrix(features, weight_map=region), torch.full_like(features[:, :, :2, 0], 45000.0))
+    # the scale of a map means nothing
+    plain = ops.gram_matrix(features.float(), weight_map=torch.ones(512, 512, device=device))
+    for scale in (1e-25, 1e25):
+        scaled = torch.full((512, 512), scale, device=device)
+        torch.testing.assert_close(ops.gram_matrix(features.float(), weight_map=scaled), plain)
+
+
+def test_sizes_may_vary_under_a_compiler(device: torch.device) -> None:
+    compiled = torch.compile(lambda x: ops.gram_matrix(x), fullgraph=True, backend="eager", dynamic=True)
+    for height in range(5, 20):
+        x = torch.randn(2, 4, height, height + 1, device=device)
+        torch.testing.assert_close(compiled(x), ops.gram_matrix(x))
+    torch._dynamo.reset()

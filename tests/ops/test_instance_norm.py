@@ -259,3 +259,13 @@ def test_compiled_gradients(conditional: bool, device: torch.device) -> None:
     ):
         torch.testing.assert_close(a, b)
     torch._dynamo.reset()
+
+
+def test_second_derivative_far_from_zero(device: torch.device) -> None:
+    x = torch.randn(2, 3, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(device) + 1e4
+    flowing, found = torch.linspace(-1, 1, x.numel(), device=device).view(x.shape), []
+    for dtype in (torch.float32, torch.float64):
+        leaf = x.float().to(dtype).requires_grad_()
+        (first,) = torch.autograd.grad(ops.instance_norm(leaf), leaf, flowing.to(dtype), create_graph=True)
+        found.append(torch.autograd.grad((first * flowing.to(dtype)).sum(), leaf)[0].double())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5 * float(found[1].abs().max()))

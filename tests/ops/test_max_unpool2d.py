@@ -252,3 +252,13 @@ def test_pooling_is_torchs(device: torch.device) -> None:
     weight = torch.linspace(-1, 1, values.numel(), device=device).view(values.shape)
     ours, theirs = (torch.autograd.grad((v * weight).sum(), features)[0] for v in (values, expected))
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("length", [5, 300])
+def test_gradient_of_a_column_with_any_strides(length: int, device: torch.device) -> None:
+    """The stride of an only column means nothing, and is what a transpose made of it."""
+    x = torch.randn(1, 1, length, 1, device=device, requires_grad=True)
+    places = torch.arange(0, 2 * length, 2, device=device).view(1, 1, length, 1)
+    out = ops.max_unpool2d(x, places, (2, 1))
+    (out.transpose(2, 3) * torch.arange(2.0 * length, device=device)).sum().backward()
+    assert x.grad is not None and torch.equal(x.grad.flatten(), torch.arange(0.0, 2 * length, 2, device=device))

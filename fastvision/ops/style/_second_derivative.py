@@ -30,7 +30,8 @@ def instance_norm_double_backward(
     wide = torch.promote_types(input.dtype, torch.float32)
     x, v, flowing = input.to(wide), grads[0].to(wide), grad.to(wide)
     pixels = x.shape[2] * x.shape[3]
-    deviation = x - mean(x)
+    exact = input.double()  # a plane far from zero loses its deviations to a mean in float32
+    deviation = (exact - mean(exact)).to(wide)
     r = (mean(deviation * deviation) + eps).rsqrt()
     h = deviation * r
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastvision import reference
 from fastvision._library import register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.reference.style.gram_matrix import Normalize, gram_scale, guided, layers_of
+from fastvision.reference.style.gram_matrix import Normalize, gram_divisor, guided, layers_of
 
 
 @with_reference(reference.style.gram_matrix)
@@ -43,10 +43,10 @@ def gram_matrix(features: Tensor, normalize: Normalize = "chw", *, weight_map: T
     """
     if features.dim() == 3:
         return gram_matrix(features[None], normalize, weight_map=weight_map)[0]
-    scale = gram_scale("gram_matrix", features, normalize)
+    divisor, dtype = gram_divisor("gram_matrix", features, normalize), features.dtype
     if weight_map is not None:
         features = guided("gram_matrix", features, weight_map, normalize)
-    return torch.ops.fastvision.gram_matrix(features, scale)
+    return torch.ops.fastvision.gram_matrix(features, divisor).to(dtype)
 
 
 @with_reference(reference.style.style_loss)
@@ -84,28 +84,28 @@ def style_loss(
         Johnson et al. 2016, eq. 4: ``normalize="chw"``; Gatys, Ecker & Bethge 2016, eq. 4 and 5, take a quarter of it.
     """
     weights = layers_of("style_loss", features, targets, weights)
-    scales = [gram_scale("style_loss", f, normalize) for f in features]
+    divisors = [gram_divisor("style_loss", f, normalize) for f in features]
     if weight_maps is not None:
         if len(weight_maps) != len(features):
             raise ValueError(f"style_loss: expected {len(features)} weight_maps, got {len(weight_maps)}")
         features = [guided("style_loss", f, m, normalize) for f, m in zip(features, weight_maps, strict=True)]
-    loss, _ = torch.ops.fastvision.style_loss(list(features), list(targets), weights, scales)
+    loss, _ = torch.ops.fastvision.style_loss(list(features), list(targets), weights, divisors)
     return loss
 
 
 @register_fake("gram_matrix")
-def _(features: Tensor, scale: float) -> Tensor:
+def _(features: Tensor, divisor: int) -> Tensor:
     return features.new_empty(features.shape[0], features.shape[1], features.shape[1])
 
 
 @register_fake("gram_matrix_backward")
-def _(grad: Tensor, features: Tensor, scale: float) -> Tensor:
+def _(grad: Tensor, features: Tensor, divisor: int) -> Tensor:
     return empty_map(features, features.shape, is_channels_last(features))
 
 
 @register_fake("style_loss")
 def _(
-    features: list[Tensor], targets: list[Tensor], weights: list[float], scales: list[float]
+    features: list[Tensor], targets: list[Tensor], weights: list[float], divisors: list[int]
 ) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if any(f.dtype == torch.float64 for f in features) else torch.float32
     size = sum(f.shape[0] * f.shape[1] * f.shape[1] for f in features)
@@ -113,30 +113,31 @@ def _(
 
 
 def _save_gram(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, ctx.scale = inputs
+    features, ctx.divisor = inputs
     ctx.save_for_backward(features)
 
 
 def _gram_backward(ctx: Any, grad: Tensor) -> Any:
     (features,) = ctx.saved_tensors
-    return torch.ops.fastvision.gram_matrix_backward(grad, features, ctx.scale), None
+    return torch.ops.fastvision.gram_matrix_backward(grad, features, ctx.divisor), None
 
 
 def _save_gram_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, features, ctx.scale = inputs
+    grad, features, ctx.divisor = inputs
     ctx.save_for_backward(grad, features)
 
 
 def _gram_double_backward(ctx: Any, above: Tensor) -> Any:
-    """out = scale (grad + grad^T) features, bilinear; the symmetric factor has its own transpose as gradient."""
+    """out = (grad + grad^T) features / divisor, bilinear; the symmetric factor has its own transpose as gradient."""
     grad, features = ctx.saved_tensors
-    product = torch.bmm(above.flatten(2), features.flatten(2).transpose(1, 2)) * ctx.scale
+    wide = torch.promote_types(features.dtype, torch.float32)  # before the sum over pixels is divided
+    product = torch.bmm(above.flatten(2).to(wide), features.flatten(2).transpose(1, 2).to(wide)) / ctx.divisor
     to_grad = (product + product.transpose(1, 2)).to(grad.dtype)
-    return to_grad, torch.ops.fastvision.gram_matrix_backward(grad, above, ctx.scale), None
+    return to_grad, torch.ops.fastvision.gram_matrix_backward(grad, above, ctx.divisor), None
 
 
 def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, targets, ctx.weights, ctx.scales = inputs
+    features, targets, ctx.weights, ctx.divisors = inputs
     ctx.layers = len(features)
     ctx.target_shapes = [(t.shape, t.dtype) for t in targets]
     ctx.save_for_backward(*features, output[1])
@@ -146,8 +147,8 @@ def _style_loss_backward(ctx: Any, grad: Tensor, to_differences: Tensor) -> Any:
     """The differences are an output like any other, so that a second derivative passes through them."""
     *features, differences = ctx.saved_tensors
     to_features, to_targets, start = [], [], 0
-    for feature, weight, scale, (shape, dtype) in zip(
-        features, ctx.weights, ctx.scales, ctx.target_shapes, strict=True
+    for feature, weight, divisor, (shape, dtype) in zip(
+        features, ctx.weights, ctx.divisors, ctx.target_shapes, strict=True
     ):
         batch, channels = feature.shape[:2]
         size = batch * channels * channels
@@ -155,7 +156,7 @@ def _style_loss_backward(ctx: Any, grad: Tensor, to_differences: Tensor) -> Any:
             t[start : start + size].view(batch, channels, channels) for t in (differences, to_differences)
         )
         flowing = extra + (2 * weight / max(batch, 1)) * grad * difference
-        to_features.append(torch.ops.fastvision.gram_matrix_backward(flowing, feature, scale))
+        to_features.append(torch.ops.fastvision.gram_matrix_backward(flowing, feature, divisor))
         to_targets.append((-flowing if len(shape) == 3 else -flowing.sum(0)).to(dtype))
         start += size
     return to_features, to_targets, None, None

@@ -16,6 +16,7 @@ from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, act
 from fastvision.reference.upsample.pair import to_pair
 
 Kernel = Literal["product", "torch", "fastvision"]
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 _LARGE_MAP = 1 << 22  # numbers
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
@@ -51,7 +52,8 @@ class Layer(NamedTuple):
     def sound(self) -> bool:
         """Whether the arguments fit together; if not, our kernel is the one that says what was expected."""
         return (
-            len(self.input) == len(self.weight) == 4
+            self.dtype in _DTYPES
+            and len(self.input) == len(self.weight) == 4
             and self.groups > 0
             and self.input[1] == self.weight[0]
             and self.input[1] % self.groups == 0
@@ -142,7 +144,7 @@ def conv_transpose2d(
     :func:`choose_kernel` decides by the shape whether torch's convolution or one of ours runs. On the CPU a dense layer
     whose kernels are zero off the diagonal (FCN's bilinear upsampling, as initialised) is found to be one and costs
     what a depthwise layer does; an infinite or NaN input then stays in its own channel, where the zeros of the others
-    would make it NaN in all.
+    would make it NaN in all. Outside the input our kernels read zeros, which an infinite weight makes NaN.
 
     Args:
         input: ``[N, C, H, W]``, or ``[C, H, W]`` without a batch, any strides; channels_last stays so.
@@ -183,7 +185,8 @@ def conv_transpose2d(
         kernel = (plan if torch.compiler.is_compiling() else _remembered_plan)(input.shape, weight.shape, *rest)
     except TypeError:  # nor are lists
         kernel = plan(input.shape, weight.shape, *rest)
-    if bias is not None and bias.shape != (weight.shape[1] * groups,):
+    alike = weight.dtype == input.dtype and weight.device == input.device
+    if not alike or (bias is not None and bias.shape != (weight.shape[1] * groups,)):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
         output = F.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -193,9 +196,12 @@ def conv_transpose2d(
         output = flat.view(-1, *weight.shape[1:])
         return activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
     pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
-    return torch.ops.fastvision.conv_transpose2d(
-        input, weight, bias, *pairs, groups, to_pair(dilation), activation or "none", negative_slope
+    # the backward tells by the sign of an output on which side of zero the sum was; a negative slope turns it
+    fused = activation if activation == "relu" or negative_slope >= 0 else None
+    output = torch.ops.fastvision.conv_transpose2d(
+        input, weight, bias, *pairs, groups, to_pair(dilation), fused or "none", negative_slope
     )
+    return output if fused == activation else activate(output, activation, negative_slope)
 
 
 def _check_activation(activation: str | None) -> None:
@@ -209,6 +215,8 @@ def _cast_together(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
     elif weight.dtype == dtype and (bias is None or bias.dtype == dtype):
+        return input, weight, bias
+    if not (input.is_floating_point() and weight.is_floating_point()):
         return input, weight, bias
     return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
@@ -284,8 +292,8 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     input, weight, output = ctx.saved_tensors
     stride, padding, output_padding, groups, dilation = ctx.geometry
     if output is not None:
-        slope = 0.0 if ctx.activation == "relu" else ctx.negative_slope
-        grad = torch.where(output > 0, grad, slope * grad)
+        below = torch.zeros_like(grad) if ctx.activation == "relu" else ctx.negative_slope * grad
+        grad = torch.where(output <= 0, below, grad)
     needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
     bias_sizes = [grad.shape[1]] if ctx.has_bias else None
     gradients = torch.ops.aten.convolution_backward(

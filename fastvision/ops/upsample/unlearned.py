@@ -59,7 +59,8 @@ def bed_of_nails_upsample(input: Tensor, factor: int) -> Tensor:
         how it is computed.
     """
     reference.upsample.check_factor("bed_of_nails_upsample", input, factor)
-    nail = input.new_ones(input.shape[1], 1, 1, 1)
     if input.numel() == 0:
         return reference.upsample.bed_of_nails_upsample(input, factor)
-    return conv_transpose2d(input, nail, None, factor, 0, factor - 1, input.shape[1])
+    nail = input.new_ones(input.shape[1], 1, 1, 1)
+    with torch.autocast(input.device.type, enabled=False):  # numbers are moved, not computed with
+        return conv_transpose2d(input, nail, None, factor, 0, factor - 1, input.shape[1])

@@ -11,41 +11,42 @@ from torch import Tensor
 Normalize = Literal["chw", "hw", "none"]
 
 
-def gram_scale(op: str, features: Tensor, normalize: str) -> float:
-    """What the sums over pixels are multiplied with; features [B, C, H, W]."""
+def gram_divisor(op: str, features: Tensor, normalize: str) -> int:
+    """What the sums over pixels are divided by; features [B, C, H, W]."""
     if features.dim() != 4:
         raise ValueError(f"{op}: expected features of shape [B, C, H, W] or [C, H, W], got {list(features.shape)}")
     if normalize not in ("chw", "hw", "none"):
         raise ValueError(f'{op}: expected normalize "chw", "hw" or "none", got {normalize!r}')
     channels, pixels = features.shape[1], features.shape[2] * features.shape[3]
-    count = {"chw": channels * pixels, "hw": pixels, "none": 1}[normalize]
-    return 1.0 / max(count, 1)
+    return {"chw": channels * pixels, "hw": pixels, "none": 1}[normalize]
 
 
 def guided(op: str, features: Tensor, weight_map: Tensor, normalize: str) -> Tensor:
-    """Features times the map, which is scaled so that a map of ones changes nothing (but for "none": not scaled)."""
+    """Features times the map, in float32 at least; scaled so that ones change nothing, for "none" not scaled."""
     if weight_map.shape[-2:] != features.shape[-2:] or weight_map.dim() not in (2, 3):
         raise ValueError(
             f"{op}: expected a weight_map of shape {list(features.shape[-2:])}, or {len(features)} of them, "
             f"got {list(weight_map.shape)}"
         )
-    weights = weight_map.to(features.dtype).broadcast_to(len(features), *features.shape[-2:])[:, None]
+    wide = torch.promote_types(features.dtype, torch.float32)
+    weights = weight_map.to(wide)[(None,) * (3 - weight_map.dim())][:, None]  # [1 or B, 1, H, W]
     if normalize != "none":
-        wide = torch.promote_types(weights.dtype, torch.float32)
-        energy = weights.to(wide).square().mean((2, 3), keepdim=True)
-        weights = (weights / energy.clamp(min=1e-12).sqrt()).to(features.dtype)
-    return features * weights
+        largest = weights.abs().amax((2, 3), keepdim=True)  # neither tiny maps nor large ones leave the range
+        weights = weights / torch.where(largest > 0, largest, 1)
+        energy = weights.square().mean((2, 3), keepdim=True)
+        weights = weights / torch.where(energy > 0, energy, 1).sqrt()
+    return features.to(wide) * weights
 
 
 def gram_matrix(features: Tensor, normalize: Normalize = "chw", *, weight_map: Tensor | None = None) -> Tensor:
     """[B, C, H, W] -> [B, C, C]; half types are multiplied and scaled in float32."""
     if features.dim() == 3:
         return gram_matrix(features[None], normalize, weight_map=weight_map)[0]
-    scale = gram_scale("gram_matrix", features, normalize)
+    divisor, dtype = gram_divisor("gram_matrix", features, normalize), features.dtype
     if weight_map is not None:
         features = guided("gram_matrix", features, weight_map, normalize)
     rows = features.flatten(2).to(torch.promote_types(features.dtype, torch.float32))
-    return (torch.einsum("bip,bjp->bij", rows, rows) * scale).to(features.dtype)
+    return (torch.einsum("bip,bjp->bij", rows, rows) / max(divisor, 1)).to(dtype)
 
 
 def layers_of(

@@ -30,4 +30,5 @@ def _work(sample: Sample) -> Work:
     return Work(nbytes(features, *pooled), 0)
 
 
-CASES = (OpCase("max_pool2d_with_indices", ops.max_pool2d_with_indices, (), _samples, _work),)
+_OP = ops.max_pool2d_with_indices
+CASES = (OpCase("max_pool2d_with_indices", _OP, (), _samples, _work, gradients_elsewhere=True),)
