@@ -30,8 +30,8 @@ struct Params {
   int64_t batch, channels, outputs, groups;
   Axis y, x;
 
-  int64_t group_channels() const { return channels / groups; }
-  int64_t group_outputs() const { return outputs / groups; }
+  FV_HOST_DEVICE int64_t group_channels() const { return channels / groups; }
+  FV_HOST_DEVICE int64_t group_outputs() const { return outputs / groups; }
 };
 
 inline Axis axis_of(const char* op, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t output_padding,
