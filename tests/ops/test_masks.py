@@ -129,6 +129,21 @@ def test_thresholds_that_zero_passes(rule: str, threshold: float, device: torch.
     assert runs == ops.paste_masks_rle.reference(*args, threshold=threshold, rule=rule)
 
 
+def test_memory_of_outputs_that_are_gone(device: torch.device) -> None:
+    """Large outputs may reuse it: neither what they held nor what was written over it may show."""
+    image, box = (1200, 2000), torch.tensor([[900.0, 500.0, 1100.0, 700.0]], device=device)
+    mask = torch.ones(1, 28, 28, device=device)
+    expected = ops.paste_masks(mask, box, image).nonzero()
+    assert 38_000 < len(expected) < 48_000
+    for count in (1, 2, 1):  # 2.4 and 4.8 MB
+        earlier = [ops.paste_masks(mask.expand(count, -1, -1), box.expand(count, -1), image) for _ in range(3)]
+        assert len({t.data_ptr() for t in earlier}) == 3  # those alive share nothing
+        for pasted in earlier:
+            assert torch.equal(pasted[-1:].nonzero(), expected)
+            pasted.fill_(True)
+        del earlier, pasted
+
+
 def test_an_image_without_pixels(device: torch.device) -> None:
     masks, boxes = torch.ones(2, 5, 5, device=device), torch.tensor([[0.0, 0, 4, 4]] * 2, device=device)
     assert ops.paste_masks(masks, boxes, (0, 7)).shape == (2, 0, 7)
