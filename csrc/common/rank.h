@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/memory.h"
 #include "common/score_key.h"
 
 namespace fastvision {
@@ -43,22 +44,20 @@ template <class T, class Accept>
 std::vector<int64_t> rank_descending(const T* scores, int64_t n, const Accept& accept) {
   std::vector<int64_t> order;
   if (sizeof(T) == 4 && n < int64_t{UINT32_MAX}) {
-    std::vector<uint64_t> words;
-    words.resize(n);
+    const Buffer<uint64_t> words(n);
     int64_t accepted = 0;
     for (int64_t i = 0; i < n; ++i) {
       words[accepted] = uint64_t{descending_key(scores[i])} << 32 | uint64_t(i);
       accepted += accept(scores[i]);
     }
-    words.resize(accepted);
     if (accepted < kRadixFrom) {
-      std::sort(words.begin(), words.end());
+      std::sort(words.data(), words.data() + accepted);
     } else {
-      std::vector<uint64_t> scratch(accepted);
+      const Buffer<uint64_t> scratch(accepted);
       radix_sort(words.data(), scratch.data(), accepted, [](uint64_t word) { return uint32_t(word >> 32); });
     }
-    order.reserve(words.size());
-    for (const uint64_t word : words) order.push_back(int64_t(word & UINT32_MAX));
+    order.resize(accepted);
+    for (int64_t i = 0; i < accepted; ++i) order[i] = int64_t(words[i] & UINT32_MAX);
   } else {
     order.reserve(n);
     for (int64_t i = 0; i < n; ++i) {

@@ -66,34 +66,39 @@ class Cells {
 template <class Lanes>
 class Chains {
  public:
-  Chains(int64_t cells, int64_t boxes) : first_(cells, -1), size_(cells, 0) { arena_.reserve(boxes / 4 + 16); }
+  Chains(int64_t cells, int64_t boxes) : cells_(cells) { arena_.reserve(boxes / 4 + 16); }
 
   template <class... Box>
   void insert(int64_t cell, const Box&... box) {
-    const int lane = int(size_[cell]++ % Lanes::kLanes);
+    Chain& chain = cells_[cell];
+    const int lane = int(chain.size++ % Lanes::kLanes);
     if (lane == 0) {
+      const int32_t link = int32_t(arena_.size());
       arena_.emplace_back();
-      arena_.back().next = first_[cell];
-      first_[cell] = int64_t(arena_.size()) - 1;
+      (chain.last < 0 ? chain.first : arena_[chain.last].next) = link;
+      chain.last = link;
     }
-    arena_[first_[cell]].set(lane, box...);
+    arena_[chain.last].set(lane, box...);
   }
 
   // Whether test(lanes) holds for any of a cell's.
   template <class Test>
   bool any(int64_t cell, const Test& test) const {
-    for (int64_t link = first_[cell]; link >= 0; link = arena_[link].next) {
+    for (int32_t link = cells_[cell].first; link >= 0; link = arena_[link].next) {
       if (test(arena_[link])) return true;
     }
     return false;
   }
 
  private:
-  struct Link : Lanes {
-    int64_t next;
+  // from the oldest, best-scored boxes, which suppress most, to the newest
+  struct Chain {
+    int32_t first = -1, last = -1, size = 0;
   };
-  std::vector<int64_t> first_;  // [cells] newest link of a cell, or -1
-  std::vector<int32_t> size_;   // [cells] boxes in a cell
+  struct Link : Lanes {
+    int32_t next = -1;
+  };
+  std::vector<Chain> cells_;
   std::vector<Link> arena_;
 };
 

@@ -23,11 +23,12 @@ from typing import Any
 
 import torch
 
-# A measurement is as many calls as fill this time: the clock's resolution and its own cost (about 50 ns) vanish.
-_SHORTEST_MEASUREMENT_S = 200e-6
+# A measurement is as many calls as fill this time: the clock's resolution and its own cost (about 50 ns) vanish, and so
+# does what is left of the turn before - a sleeping thread takes 50 us to wake up, L3 a few 100 us to fill.
+_SHORTEST_MEASUREMENT_S = 1e-3
 # A GPU's queue must be long enough that launching and the final synchronisation (about 10 us) are a small part.
 _SHORTEST_CUDA_MEASUREMENT_S = 2e-3
-# Calls shorter than this get one untimed call first: whoever comes after a slow contender finds cold caches and
+# Calls shorter than this get an untimed measurement first: whoever comes after a slow contender finds cold caches and
 # sleeping threads, and memory that a virtual machine has handed back to its host (2 s idle and 100 MB cost 150 ms),
 # which would be charged to the fast one. What is timed is the steady state of a loop, for every contender alike.
 _WARM_EACH_ROUND_BELOW_S = 1.0
@@ -90,8 +91,7 @@ def compare(
 
     Each contender may use its share of ``budget_s``; a slow one leaves the rotation when it has, though not before
     ``min_rounds``, so every ratio has at least that many rounds. The last one left has no one to compare with and
-    stops too. Calls shorter than 200 us (2 ms in all on a GPU) are
-    repeated inside one measurement. On CUDA a measurement lasts from an idle device to an idle device: launching and
+    stops too. Calls shorter than 1 ms (2 ms in all on a GPU) are repeated inside one measurement. On CUDA a measurement lasts from an idle device to an idle device: launching and
     the final synchronisation count. Caches are warm and nothing is flushed; garbage collection is off.
     """
     cuda = torch.device(device).type == "cuda"
@@ -134,11 +134,8 @@ def _warm_up(call: Callable[[], Any], cuda: bool) -> int:
 
 
 def _measure(call: Callable[[], Any], calls: int, cuda: bool) -> float:
-    if calls == 1:
-        seconds = _span(call, 1, cuda)
-        return seconds if seconds >= _WARM_EACH_ROUND_BELOW_S else _span(call, 1, cuda)
-    call()
-    return _span(call, calls, cuda)
+    seconds = _span(call, calls, cuda)
+    return seconds if seconds >= _WARM_EACH_ROUND_BELOW_S else _span(call, calls, cuda)
 
 
 def _span(call: Callable[[], Any], calls: int, cuda: bool) -> float:
