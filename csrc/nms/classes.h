@@ -21,6 +21,9 @@ std::vector<int64_t> rank(const S* scores, int64_t n, const std::optional<double
   return rank_descending(scores, n, [least = S(*threshold)](S score) { return score > least; });
 }
 
+// Ranks looked at before more are.
+constexpr int64_t kFirstRanks = 4096;
+
 // Stable grouping of positions by class: [offsets[g], offsets[g + 1]) of `members` are those of one class, ascending.
 struct Groups {
   std::vector<int64_t> members, offsets;
@@ -28,18 +31,17 @@ struct Groups {
 };
 
 // The classes of positions 0 ... n - 1 are idxs[order[0]] ... idxs[order[n - 1]].
-inline Groups group_by_class(const int64_t* idxs, const std::vector<int64_t>& order) {
-  const int64_t n = int64_t(order.size());
+inline Groups group_by_class(const int64_t* idxs, const int64_t* order, int64_t n) {
   Groups groups;
   groups.members.resize(n);
   groups.offsets.push_back(0);
   if (n == 0) return groups;
   int64_t low = std::numeric_limits<int64_t>::max(), high = std::numeric_limits<int64_t>::min();
-  for (const int64_t i : order) low = std::min(low, idxs[i]), high = std::max(high, idxs[i]);
+  for (const int64_t* i = order; i < order + n; ++i) low = std::min(low, idxs[*i]), high = std::max(high, idxs[*i]);
   const uint64_t range = uint64_t(high) - uint64_t(low);
   if (range < uint64_t(4 * n + 1024)) {  // counting sort
     std::vector<int64_t> start(range + 2, 0);
-    for (const int64_t i : order) ++start[idxs[i] - low + 1];
+    for (int64_t r = 0; r < n; ++r) ++start[idxs[order[r]] - low + 1];
     std::partial_sum(start.begin(), start.end(), start.begin());
     for (size_t g = 0; g <= range; ++g) {
       if (start[g + 1] > start[g]) groups.offsets.push_back(start[g + 1]);
@@ -77,18 +79,24 @@ std::vector<int64_t> kept_of_classes(const std::vector<int64_t>& order, const in
     for (int64_t& position : kept) position = order[position];
     return kept;
   }
-  const Groups groups = group_by_class(idxs, order);
-  std::vector<uint8_t> keep(n, 0);  // by rank
-  for_each_class(groups, n, [&](int64_t g) {
-    const int64_t begin = groups.offsets[g], size = groups.offsets[g + 1] - begin;
-    const int64_t* members = groups.members.data() + begin;
-    std::vector<int64_t> indices(size), survivors(std::min(size, max_output));
-    for (int64_t i = 0; i < size; ++i) indices[i] = order[members[i]];
-    const int64_t count = suppress(indices, survivors.data());
-    for (int64_t i = 0; i < count; ++i) keep[members[survivors[i]]] = 1;
-  });
-  for (int64_t r = 0; r < n && int64_t(kept.size()) < max_output; ++r) {
-    if (keep[r]) kept.push_back(order[r]);
+  // What is kept of the first ranks decides those alone: where few of many are wanted, few need to be looked at.
+  for (int64_t ranks = std::max(kFirstRanks, 4 * std::min(n, max_output));; ranks *= 4) {
+    if (n < 2 * ranks) ranks = n;
+    const Groups groups = group_by_class(idxs, order.data(), ranks);
+    std::vector<uint8_t> keep(ranks, 0);
+    for_each_class(groups, ranks, [&](int64_t g) {
+      const int64_t begin = groups.offsets[g], size = groups.offsets[g + 1] - begin;
+      const int64_t* members = groups.members.data() + begin;
+      std::vector<int64_t> indices(size), survivors(std::min(size, max_output));
+      for (int64_t i = 0; i < size; ++i) indices[i] = order[members[i]];
+      const int64_t count = suppress(indices, survivors.data());
+      for (int64_t i = 0; i < count; ++i) keep[members[survivors[i]]] = 1;
+    });
+    for (int64_t r = 0; r < ranks && int64_t(kept.size()) < max_output; ++r) {
+      if (keep[r]) kept.push_back(order[r]);
+    }
+    if (ranks == n || int64_t(kept.size()) == max_output) break;
+    kept.clear();
   }
   return kept;
 }

@@ -158,7 +158,7 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, s
   std::iota(all.begin(), all.end(), 0);
   if (idxs) {
     const Tensor classes = contiguous_as(*idxs, ScalarType::Long);
-    groups = nms::group_by_class(classes.const_data_ptr<int64_t>(), all);
+    groups = nms::group_by_class(classes.const_data_ptr<int64_t>(), all.data(), n);
   } else {
     groups = {all, {0, n}};
   }

@@ -1,8 +1,10 @@
-// top_candidates on the CPU: one pass over the scores, comparing with the k-th best so far. Little passes, so the pass
-// runs at the speed of memory; what passes is thinned out whenever it has doubled.
+// top_candidates on the CPU: one pass over the scores, comparing with the k-th best so far, at first with what a sample
+// makes of it. Little passes, so the pass runs at the speed of memory; what passes is thinned out whenever it has
+// doubled.
 #include <torch/csrc/stable/library.h>
 
 #include <atomic>
+#include <functional>
 #include <utility>
 
 #include "common/dispatch.h"
@@ -18,6 +20,7 @@ namespace {
 constexpr int kStrip = 64;                   // scores compared before one is looked at
 constexpr int64_t kItem = int64_t(1) << 19;  // scores a thread takes at a time
 constexpr int64_t kLeast = 2048;             // candidates held beyond k before they are thinned out
+constexpr int64_t kSmallSample = 256, kLargeSample = 1024;
 
 // (key, index), ascending by rank. float32 scores pack into one word.
 template <class C>
@@ -61,20 +64,25 @@ void rank(Entry<C>* begin, Entry<C>* end, std::vector<Entry<C>>& scratch) {
 }
 
 // The best k of what was taken in since `start`. `cutoff` is at most the score of the k-th best of the whole row, on
-// all threads.
+// all threads, or a guess of it, which `complete` judges when all is done.
 template <class C>
 class Best {
  public:
   Best(int64_t k, bool sigmoid) : k_(size_t(k)), sigmoid_(sigmoid) {}
 
   // for `count` candidates at most
-  void start(int64_t count, std::atomic<C>& cutoff) {
+  void start(int64_t count, std::atomic<C>& cutoff, C guess) {
     full_ = size_t(std::min(2 * int64_t(k_) + kLeast, count));
     if (entries_.size() < full_ + kStrip) entries_.resize(full_ + kStrip);
     size_ = 0;
     shared_ = &cutoff;
-    cutoff_ = cutoff.load();
+    guess_ = guess;
+    worst_ = -std::numeric_limits<C>::infinity();
+    cutoff_ = std::max(cutoff.load(), guess_);
   }
+
+  // After the last `thin_out`: whether nothing that the guess kept out could be among the best.
+  bool complete() const { return guess_ <= std::max(shared_->load(), worst_); }
 
   C cutoff() const { return cutoff_; }
 
@@ -101,14 +109,15 @@ class Best {
   // Leaves the best k at most, in the order of rank.
   [[gnu::noinline]] void thin_out() {
     rank(begin(), end(), scratch_);
-    if (size_ > k_) {
+    if (k_ > 0 && size_ >= k_) {
       size_ = k_;
-      const C last = entries_[k_ - 1].score(), worst = sigmoid_ ? least_merged(last) : last;
+      const C last = entries_[k_ - 1].score();
+      worst_ = sigmoid_ ? least_merged(last) : last;
       C known = shared_->load();
-      while (worst > known && !shared_->compare_exchange_weak(known, worst)) {
+      while (worst_ > known && !shared_->compare_exchange_weak(known, worst_)) {
       }
     }
-    cutoff_ = shared_->load();
+    cutoff_ = std::max(shared_->load(), guess_);
   }
 
   Entry<C>* begin() { return entries_.data(); }
@@ -117,7 +126,7 @@ class Best {
  private:
   size_t k_, full_ = 0, size_ = 0;
   bool sigmoid_;
-  C cutoff_ = 0;
+  C cutoff_ = 0, guess_ = 0, worst_ = 0;
   std::atomic<C>* shared_ = nullptr;
   std::vector<Entry<C>> entries_, scratch_;
 };
@@ -141,6 +150,31 @@ template <class S, class C, class IndexOf>
 struct Item {
   int64_t row, begin, end;
 };
+
+// A score that the k-th best of an item most likely reaches, and few more do: an order statistic of an evenly spaced
+// sample, three standard deviations to the safe side. -inf where a sample would not pay.
+template <class S, class C>
+C guess_of(const Maps<S>& maps, const Item& item, int64_t k, std::vector<C>& sample) {
+  const int64_t count = item.end - item.begin, some = std::clamp<int64_t>(count / 32, kSmallSample, kLargeSample);
+  const double expected = double(some) * double(k) / double(count);
+  const int64_t place = int64_t(expected + 3 * std::sqrt(expected)) + 1;
+  if (count < 16 * kSmallSample || 4 * place > some) return -std::numeric_limits<C>::infinity();
+  sample.clear();
+  int64_t first = 0;
+  for (int l = maps.first_level(item.row); l < maps.last_level(item.row); ++l) {
+    const Level<S> level = maps.level[l];
+    const int64_t size = maps.size_of(level);
+    while (int64_t(sample.size()) < some) {
+      const int64_t m = item.begin + int64_t(sample.size()) * count / some - first;
+      if (m >= size) break;
+      const C score = C(*maps.address(level, item.row, m));
+      sample.push_back(score == score ? score : -std::numeric_limits<C>::infinity());
+    }
+    first += size;
+  }
+  std::nth_element(sample.begin(), sample.begin() + place, sample.end(), std::greater<C>());
+  return sample[place];
+}
 
 template <class S, class C>
 void scan_item(const Maps<S>& maps, const Item& item, Best<C>& best) {
@@ -193,11 +227,16 @@ void choose(const Maps<S>& maps, int64_t k, double threshold, bool sigmoid, bool
   std::vector<std::vector<Entry<C>>> found(items.size());
   parallel_workers(int64_t(items.size()), [&](const auto& next) {
     Best<C> best(k, sigmoid);
+    std::vector<C> sample;
     for (int64_t i = next(); i < int64_t(items.size()); i = next()) {
       const Item& item = items[i];
-      best.start(item.end - item.begin, cutoffs[item.row]);
-      scan_item(maps, item, best);
-      best.thin_out();
+      C guess = guess_of(maps, item, k, sample);
+      do {
+        best.start(item.end - item.begin, cutoffs[item.row], guess);
+        scan_item(maps, item, best);
+        best.thin_out();
+        guess = -std::numeric_limits<C>::infinity();
+      } while (!best.complete());
       if (first[item.row + 1] - first[item.row] == 1) {
         write(best.begin(), best.end(), k, ranked, indices + item.row * k, values + item.row * k);
       } else {

@@ -183,6 +183,21 @@ def test_equals_torchvision(make: Any, threshold: float, device: torch.device) -
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("kept", [100, 3000])
+def test_few_of_many_boxes(kept: int, device: torch.device) -> None:
+    """The best may all lie in one heap: ranks beyond those looked at first are then needed."""
+    boxes = data.random_boxes(20_000, 1000.0, 60.0, seed=3)
+    scores, ids = data.scores(20_000), torch.randint(5, (20_000,), generator=data.generator(4))
+    heap = scores > 0.6
+    boxes[heap] = boxes[0].clone()
+    boxes, scores, ids = boxes.to(device), scores.to(device), ids.to(device)
+    everything = ops.batched_nms(boxes, scores, ids, 0.4)
+    assert len(everything) > 3000 and int((scores[everything] > 0.6).sum()) == 5
+    assert torch.equal(ops.batched_nms(boxes, scores, ids, 0.4, max_output=kept), everything[:kept])
+    padded, count = ops.nms_padded(boxes[None], scores[None], 0.4, kept, idxs=ids[None])
+    assert int(count) == kept and torch.equal(padded[0], everything[:kept])
+
+
 @pytest.mark.slow  # half a minute in emulation
 @pytest.mark.parametrize("groups", [500, 125_000])
 def test_half_a_million_boxes(groups: int, device: torch.device) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import fastvision
-from fastvision import _library, ops
+from fastvision import _library, ops, reference
 from fastvision.testing import data
 
 NAN, INF = float("nan"), float("inf")
@@ -100,6 +100,27 @@ def test_equal_probabilities_rank_by_index(low: float, high: float, dtype: torch
         found, wanted = ops.retinanet_detections(*args, **kwargs), ops.retinanet_detections.reference(*args, **kwargs)
         for a, b in zip(found, wanted, strict=True):
             assert all(torch.equal(a[part], b[part]) for part in b)
+
+
+@pytest.mark.parametrize("period", [1, 2, 31, 32, 33, 160])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_large_scores_at_even_distances(period: int, sigmoid: bool, device: torch.device) -> None:
+    """Every sample of a map may mislead: all of its large scores, or none."""
+    if not _library.LOADED:
+        pytest.skip("no kernel without the compiled library")
+    scores = torch.randn(1, 1, 100, 160, generator=data.generator(5)).to(device)
+    scores.flatten()[::period] += 8
+    rows = torch.sigmoid(scores.flatten().double()).float() if sigmoid else scores.flatten()
+    order = reference.nms.rank(rows)
+    for k in (1, 40, 600):
+        for threshold in (-float("inf"), 7.5):
+            indices, _ = torch.ops.fastvision.top_candidates([scores], 0, k, threshold, sigmoid, True)
+            wanted = order[scores.flatten()[order] >= threshold][:k]
+            assert (indices[0, 0, len(wanted) :] == -1).all()
+            if sigmoid:  # neighbours by one rounding may stand for one another
+                torch.testing.assert_close(rows[indices[0, 0, : len(wanted)]], rows[wanted], rtol=0, atol=2.0**-23)
+            else:
+                assert torch.equal(indices[0, 0, : len(wanted)], wanted)
 
 
 @pytest.mark.parametrize("pair", [(10.0, 10.0005), (16.0, 16.5), (17.0, 20.0), (-3.0, 2.0), (2.0, 2.0)])
