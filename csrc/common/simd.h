@@ -94,6 +94,9 @@ __attribute__((noinline)) void run_baseline(const Body& body) {
 }
 }  // namespace simd_detail
 
+// Of the widest vector that pays: on the baseline two of 16.
+inline int vector_bytes() { return isa() == Isa::kAvx512 ? 64 : 32; }
+
 // Runs body() compiled for this processor. Everything body calls must be inlinable (headers, no parallel_for inside).
 template <class Body>
 void vectorized(const Body& body) {
@@ -105,6 +108,8 @@ void vectorized(const Body& body) {
 }
 
 #else  // other processors: the compiler's own baseline vectors (NEON on Arm)
+
+inline int vector_bytes() { return 32; }
 
 template <class Body>
 void vectorized(const Body& body) {

@@ -36,11 +36,14 @@ std::vector<int64_t> keep(const T* boxes, const S* scores, const int64_t* idxs, 
   const std::vector<int64_t> order = rank(scores, n, params.score_threshold);
   return kept_of_classes(order, idxs, params.max_output, [&](const std::vector<int64_t>& indices, int64_t* kept) {
     const Columns<T> columns(boxes, indices);
-    int64_t count = 0;
-    vectorized([&]() __attribute__((always_inline)) {
-      count = suppress<T, metric>(columns.ranked(), T(params.threshold), params.max_output, kept);
-    });
-    return count;
+    const auto run = [&](auto bytes) {
+      int64_t count = 0;
+      vectorized([&]() __attribute__((always_inline)) {
+        count = suppress<T, metric, bytes.value>(columns.ranked(), T(params.threshold), params.max_output, kept);
+      });
+      return count;
+    };
+    return vector_bytes() == 64 ? run(std::integral_constant<int, 64>{}) : run(std::integral_constant<int, 32>{});
   });
 }
 

@@ -33,10 +33,10 @@ constexpr T smallest_exact() {
   return std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
 }
 
-// `kLanes` kept boxes side by side; an unused lane has area NaN, whose overlap is NaN, which suppresses nothing.
-template <class T>
+// `kLanes` kept boxes side by side, as many as one instruction compares; an unused lane has area NaN, whose overlap is NaN, which suppresses nothing.
+template <class T, int kBytes>
 struct Lanes {
-  static constexpr int kLanes = 64 / sizeof(T);
+  static constexpr int kLanes = kBytes / int(sizeof(T));
   T x1[kLanes]{}, y1[kLanes]{}, x2[kLanes]{}, y2[kLanes]{}, area[kLanes];
 
   Lanes() { std::fill_n(area, kLanes, std::numeric_limits<T>::quiet_NaN()); }
@@ -71,20 +71,20 @@ struct Lanes {
 };
 
 // Every kept box in one list.
-template <class T, Metric metric>
+template <class T, Metric metric, int kBytes>
 class Linear {
  public:
   explicit Linear(T threshold) : threshold_(threshold) {}
 
   bool suppresses(const Box<T>& box, T area) const {
-    for (const Lanes<T>& lanes : kept_) {
+    for (const Lanes<T, kBytes>& lanes : kept_) {
       if (lanes.template any_over<metric>(box, area, threshold_)) return true;
     }
     return false;
   }
 
   void keep(const Box<T>& box, T area) {
-    const int lane = int(count_++ % Lanes<T>::kLanes);
+    const int lane = int(count_++ % Lanes<T, kBytes>::kLanes);
     if (lane == 0) kept_.emplace_back();
     kept_.back().set(lane, box, area);
   }
@@ -92,11 +92,11 @@ class Linear {
  private:
   T threshold_;
   int64_t count_ = 0;
-  std::vector<Lanes<T>> kept_;
+  std::vector<Lanes<T, kBytes>> kept_;
 };
 
 // Kept boxes in every cell they cover.
-template <class T, Metric metric>
+template <class T, Metric metric, int kBytes>
 class Grid {
  public:
   static constexpr double kLowestThreshold = 0.2;  // below it a candidate would look at 5 x 5 points and more
@@ -113,7 +113,7 @@ class Grid {
   bool suppresses(const Box<T>& box, T area) const {
     if (!comparable(box, area)) return false;
     if (oversized_.suppresses(box, area)) return true;
-    const auto over = [box, area, threshold = threshold_](const Lanes<T>& kept) {
+    const auto over = [box, area, threshold = threshold_](const Lanes<T, kBytes>& kept) {
       return kept.template any_over<metric>(box, area, threshold);
     };
     const T step_x = (box.x2 - box.x1) * part_, step_y = (box.y2 - box.y1) * part_;
@@ -166,8 +166,8 @@ class Grid {
   int points_;
   T part_;
   Cells<T> cells_;
-  Chains<Lanes<T>> chains_;
-  Linear<T, metric> oversized_;
+  Chains<Lanes<T, kBytes>> chains_;
+  Linear<T, metric, kBytes> oversized_;
 };
 
 // Writes the ranks kept to `kept` (room for min(count, max_output)) and returns how many there are.
@@ -183,18 +183,18 @@ int64_t suppress(const RankedBoxes<T>& boxes, Search search, int64_t max_output,
   return count;
 }
 
-template <class T, Metric metric>
+template <class T, Metric metric, int kBytes>
 int64_t suppress(const RankedBoxes<T>& boxes, T threshold, int64_t max_output, int64_t* kept) {
   constexpr int64_t kGridFrom = 300;  // boxes; below it the linear list is as fast
   // "intersection over the smaller box" says nothing about the candidate's own side, so the grid cannot serve it
   const auto underflows = [&](int64_t i) { return boxes.area[i] > 0 && boxes.area[i] < smallest_exact<T>(); };
   int tiny = 0;
   for (int64_t i = 0; i < boxes.count; ++i) tiny |= underflows(i);
-  if (metric != Metric::kIos && boxes.count >= kGridFrom && threshold >= T(Grid<T, metric>::kLowestThreshold) &&
+  if (metric != Metric::kIos && boxes.count >= kGridFrom && threshold >= T(Grid<T, metric, kBytes>::kLowestThreshold) &&
       !tiny) {
-    return suppress<T>(boxes, Grid<T, metric>(boxes, threshold), max_output, kept);
+    return suppress<T>(boxes, Grid<T, metric, kBytes>(boxes, threshold), max_output, kept);
   }
-  return suppress<T>(boxes, Linear<T, metric>(threshold), max_output, kept);
+  return suppress<T>(boxes, Linear<T, metric, kBytes>(threshold), max_output, kept);
 }
 
 }  // namespace fastvision::nms
