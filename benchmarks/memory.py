@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from fastvision import empty_cache
+
 
 def release_free_memory() -> None:
     """Gives the system back what the allocator holds, as in a fresh process.
@@ -20,6 +22,7 @@ def release_free_memory() -> None:
     for ops that are mostly memory.
     """
     gc.collect()
+    empty_cache()
     with contextlib.suppress(OSError, AttributeError):  # only the C library of Linux has it
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,5 +1,7 @@
-// The Python module holds build facts and nothing that touches a tensor: tensors go through the dispatcher.
+// The Python module holds what touches no tensor: tensors go through the dispatcher.
 #include <pybind11/pybind11.h>
+
+#include "common/recycled.h"
 
 #ifndef FASTVISION_MODULE
 #ifdef FASTVISION_EMULATION
@@ -36,4 +38,5 @@ static py::dict build_info() {
 PYBIND11_MODULE(FASTVISION_MODULE, m) {
   m.doc() = "Compiled kernels of fastvision; importing it registers torch.ops.fastvision.*";
   m.def("build_info", &build_info, "What this library was built with.");
+  m.def("release_memory", &fastvision::release_memory, "Unmaps what large CPU outputs left behind.");
 }

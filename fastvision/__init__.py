@@ -6,8 +6,8 @@ plain PyTorch ops of :mod:`fastvision.reference` run instead, with one warning t
 """
 
 from fastvision import ops, reference
-from fastvision._library import BACKEND
+from fastvision._library import BACKEND, empty_cache
 from fastvision.interop import patch
 
 __version__ = "0.1.0"
-__all__ = ["BACKEND", "__version__", "ops", "patch", "reference"]
+__all__ = ["BACKEND", "__version__", "empty_cache", "ops", "patch", "reference"]

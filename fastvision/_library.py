@@ -50,6 +50,16 @@ def build_info() -> dict[str, Any]:
     return dict(MODULE.build_info()) if MODULE is not None else {}
 
 
+def empty_cache() -> None:
+    """Gives the memory that large CPU outputs left behind back to the system.
+
+    Up to 256 MB of it is kept for the next outputs, because fresh pages cost more than most of what is written to them.
+    On Linux the system takes it back by itself when memory is short; elsewhere nothing is kept.
+    """
+    if MODULE is not None:
+        MODULE.release_memory()
+
+
 def with_reference(reference: Callable[..., Any]) -> Callable[[_F], _F]:
     """Names the plain PyTorch twin of a public op, which takes its place where no library is loaded."""
 

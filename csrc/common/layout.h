@@ -5,7 +5,6 @@
 #include <torch/headeronly/core/MemoryFormat.h>
 
 #include "common/checks.h"
-#include "common/memory.h"
 
 namespace fastvision {
 
@@ -37,11 +36,6 @@ inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int
   return torch::stable::empty(torch::headeronly::IntHeaderOnlyArrayRef(size, 4), type.value_or(like.scalar_type()),
                               std::nullopt, like.device(), std::nullopt,
                               channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
-// For a fresh CPU tensor that is about to be written.
-inline void advise_huge_pages(const Tensor& t) {
-  advise_huge_pages(t.mutable_data_ptr(), size_t(t.numel()) * size_t(t.element_size()));
 }
 
 }  // namespace fastvision

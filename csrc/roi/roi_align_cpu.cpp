@@ -4,6 +4,7 @@
 // is transposed to [pixels, lanes] once, every roi of the map pools from it, and the next block follows. The backward
 // is the transpose of that: one thread owns a block of channels of a map and adds its rois in order, so that sums never
 // depend on the number of threads.
+#include "common/recycled.h"
 #include "roi/roi_align_cpu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -129,7 +130,7 @@ void unpool_blocks(const Rois<T>& rois, const Tensor& grad, Tensors& maps) {
 }  // namespace
 
 void Cpu::pool(const char* op, const Params& p, const Tensors& maps, const Tensor& plain, Tensor& output) {
-  advise_huge_pages(output);
+  reuse_memory(output);
   dispatch_floating(op, output.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
@@ -146,7 +147,7 @@ void Cpu::pool(const char* op, const Params& p, const Tensors& maps, const Tenso
 }
 
 void Cpu::unpool(const char* op, const Params& p, const Tensor& grad, const Tensor& plain, Tensors& maps) {
-  for (Tensor& map : maps) advise_huge_pages(map);
+  for (Tensor& map : maps) reuse_memory(map);
   dispatch_floating(op, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/dispatch.h"
+#include "common/recycled.h"
 #include "roi/blocks.h"
 #include "roi/channel_block.h"
 #include "roi/roi_groups.h"
@@ -187,7 +188,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, doub
   const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, exact_bins);
   const bool channels_last = is_channels_last(input);
   auto [output, argmax] = empty_outputs(p, input, rois.size(0));
-  advise_huge_pages(output), advise_huge_pages(argmax);
+  reuse_memory(output), reuse_memory(argmax);
   dispatch_floating(kOp, input.scalar_type(), [&, &output = output, &argmax = argmax](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
@@ -250,7 +251,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, do
   constexpr const char* kOp = "roi_pool_backward";
   const Params p = backward_params(kOp, grad, rois, argmax, spatial_scale, batch, height, width, exact_bins);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
-  advise_huge_pages(output);
+  reuse_memory(output);
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

@@ -1,6 +1,7 @@
 // gram_matrix and style_loss on the CPU.
 #include <torch/csrc/stable/library.h>
 
+#include "common/recycled.h"
 #include "style/gram_matrix_cpu.h"
 
 namespace fastvision::gram_matrix {
@@ -32,7 +33,7 @@ Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, int64_t 
   const Tensor f = dense(features);
   const Params p = check_backward(kOp, grad, f);
   Tensor out = empty_map(f, f.size(0), f.size(1), f.size(2), f.size(3), p.channels_last);
-  advise_huge_pages(out);
+  reuse_memory(out);
   if (out.numel() == 0) return out;
   dispatch_floating(kOp, features.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;

@@ -2,6 +2,7 @@
 // they fit there, when the gradient of the input is written.
 #include <torch/csrc/stable/library.h>
 
+#include "common/recycled.h"
 #include "style/instance_norm_cpu.h"
 
 namespace fastvision::instance_norm {
@@ -144,7 +145,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_backward(const Tensor& grad, co
       empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3), is_channels_last(input));
   Tensor to_weight = affine_sums(input, weight), to_bias = affine_sums(input, bias);
   if (to_input.numel() > 0) {
-    advise_huge_pages(to_input);
+    reuse_memory(to_input);
     const Tensor means = contiguous_as(mean, ScalarType::Double), rstds = contiguous_as(rstd, ScalarType::Double);
     dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
       using S = typename decltype(t)::type;

@@ -2,6 +2,7 @@
 // if it fits there, when the output is written.
 #include <torch/csrc/stable/library.h>
 
+#include "common/recycled.h"
 #include "style/instance_norm_cpu.h"
 
 namespace fastvision::instance_norm {
@@ -108,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm(const Tensor& input, const Opti
     torch::stable::zero_(mean), torch::stable::zero_(rstd);
     return {output, mean, rstd};
   }
-  advise_huge_pages(output);
+  reuse_memory(output);
   dispatch_floating(kOp, input.scalar_type(), [&, &output = output, &mean = mean, &rstd = rstd](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

@@ -2,6 +2,7 @@
 // rows, so that no sum depends on the number of threads.
 #include <torch/csrc/stable/library.h>
 
+#include "common/recycled.h"
 #include "common/simd.h"
 #include "style/lanes.h"
 #include "style/total_variation_loss.h"
@@ -140,7 +141,7 @@ Tensor total_variation_loss_backward(const Tensor& grad, const Tensor& images, s
   constexpr const char* kOp = "total_variation_loss_backward";
   check_backward(kOp, grad, images);
   Tensor to_images = map_like(images);
-  advise_huge_pages(to_images);
+  reuse_memory(to_images);
   dispatch_norm(kOp, norm, [&](auto rule) {
     using Norm = decltype(rule);
     if (images.numel() == 0) return;

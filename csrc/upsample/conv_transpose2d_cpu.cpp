@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/dispatch.h"
+#include "common/recycled.h"
 #include "upsample/phases.h"
 
 namespace fastvision::conv_transpose2d {
@@ -97,7 +98,7 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
   check_bias(kOp, bias, input, p.outputs);
   const double slope = activation_slope(kOp, activation_name, negative_slope);
   Tensor output = empty_map(input, p.batch, p.outputs, p.y.out, p.x.out, is_channels_last(input));
-  advise_huge_pages(output);
+  reuse_memory(output);
   if (output.numel() == 0) return output;
   dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;

@@ -75,6 +75,40 @@ class Terms {
   size_t count_ = 0;
 };
 
+// out[p * stride + i] += sum_m inputs[m][p] * weights[m][i]
+template <int kTerms, class T>
+[[gnu::always_inline]] inline void add_products(const T* const* inputs, const T* const* weights, int64_t positions,
+                                                int64_t stride, int64_t length, T* __restrict out) {
+  for (int64_t p = 0; p < positions; ++p, out += stride) {
+    T values[kTerms];
+    for (int m = 0; m < kTerms; ++m) values[m] = inputs[m][p];
+    add_terms<kTerms>(values, weights, length, out);
+  }
+}
+
+// Runs of weights, each to be added to a row of runs of outputs once for each of a row of inputs.
+template <class T>
+class Products {
+ public:
+  explicit Products(int64_t most) : inputs_(size_t(most)), weights_(size_t(most)) {}
+
+  [[gnu::always_inline]] void clear() { count_ = 0; }
+  [[gnu::always_inline]] void push(const T* inputs, const T* weights) {
+    inputs_[count_] = inputs, weights_[count_] = weights;
+    ++count_;
+  }
+  [[gnu::always_inline]] void add_to(T* out, int64_t positions, int64_t stride, int64_t length) const {
+    size_t m = 0;
+    for (; m + 4 <= count_; m += 4) add_products<4>(&inputs_[m], &weights_[m], positions, stride, length, out);
+    for (; m + 2 <= count_; m += 2) add_products<2>(&inputs_[m], &weights_[m], positions, stride, length, out);
+    for (; m < count_; ++m) add_products<1>(&inputs_[m], &weights_[m], positions, stride, length, out);
+  }
+
+ private:
+  std::vector<const T*> inputs_, weights_;
+  size_t count_ = 0;
+};
+
 // Sums run over whole vectors: a rest of single numbers would cost short rows more than the rest.
 template <class T>
 int64_t whole_vectors(int64_t count) {
@@ -119,7 +153,9 @@ class Row {
         rows_(p.y),
         columns_(p.x),
         wide_(p.x.stride >= kWideStride && p.x.dilation == 1),
-        terms_(p.y.kernel * p.x.kernel) {
+        terms_(p.y.kernel * p.x.kernel),
+        products_(p.y.kernel * (p.x.kernel / p.x.stride)),
+        rests_(p.y.kernel) {
     line_.reserve(size_t(whole_vectors<T>(x_.positions()) * x_.stride + kVectorLanes<T>));
     if (!wide_) phases_.reserve(size_t(whole_vectors<T>(x_.positions()) * x_.stride));
   }
@@ -140,20 +176,17 @@ class Row {
   // Outputs [q * stride, (q + 1) * stride) read the same inputs, each with a run of the kernel's row.
   [[gnu::always_inline]] void wide(const PhaseTaps& taps, int64_t q, const T* plane, const T* kernel, T bias) {
     const int64_t stride = x_.stride, positions = x_.positions(), whole = x_.kernel / stride;
-    for (int64_t p = 0; p < positions; ++p) {
-      T* out = line_.data() + p * stride;
-      std::fill_n(out, stride, bias);
-      terms_.clear();
-      for (const auto& tap : taps) {
-        if (!inside(q - tap.shift)) continue;
-        const T* inputs = plane + (q - tap.shift) * padded_.step + padded_.margin + p;
-        const T* weights = kernel + tap.k * x_.kernel;
-        for (int64_t t = 0; t < whole; ++t) terms_.push(inputs[-t], weights + t * stride);
-        const T* rest = weights + whole * stride;
-        if (whole * stride < x_.kernel) add_terms<1>(inputs - whole, &rest, x_.kernel - whole * stride, out);
-      }
-      terms_.add_to(out, stride);
+    std::fill_n(line_.data(), positions * stride, bias);
+    products_.clear(), rests_.clear();
+    for (const auto& tap : taps) {
+      if (!inside(q - tap.shift)) continue;
+      const T* inputs = plane + (q - tap.shift) * padded_.step + padded_.margin;
+      const T* weights = kernel + tap.k * x_.kernel;
+      for (int64_t t = 0; t < whole; ++t) products_.push(inputs - t, weights + t * stride);
+      rests_.push(inputs - whole, weights + whole * stride);
     }
+    products_.add_to(line_.data(), positions, stride, stride);
+    if (whole * stride < x_.kernel) rests_.add_to(line_.data(), positions, stride, x_.kernel - whole * stride);
   }
 
   [[gnu::always_inline]] void narrow(const PhaseTaps& taps, int64_t q, const T* plane, const T* kernel, T bias) {
@@ -179,6 +212,7 @@ class Row {
   const Taps rows_, columns_;
   const bool wide_;
   Terms<T> terms_;
+  Products<T> products_, rests_;
   Buffer<T> line_, phases_;
 };
 

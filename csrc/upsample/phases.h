@@ -130,9 +130,10 @@ class Weights {
   Buffer<T> data_;
 };
 
-// A run of neighbouring positions in one row of the grid of positions.
+// What a tile has of one row of outputs: `count` of its numbers from `from` on, column phases interleaved, go to `target`
+// in the first channel.
 struct Segment {
-  int64_t tile_at, length, image, q_y, q_x;
+  int64_t from, count, target;
 };
 
 template <class T, class S>
@@ -156,123 +157,163 @@ class PhaseProducts {
     const int64_t start = staged_.margin_y * staged_.columns + staged_.margin_x;  // no tap reads what lies before
     const int64_t grid = p_.batch * staged_.rows * staged_.columns;
     const int64_t tiles = ceil_div(grid - start, int64_t(tile_.columns));
-    const int64_t tasks = tiles * p_.y.stride, run = std::max<int64_t>(1, 256 / tile_.columns) * p_.y.stride;
+    const int64_t together = tiles_together(tiles), groups_of_tiles = ceil_div(tiles, together);
+    const int64_t tasks = groups_of_tiles * p_.y.stride;
+    const int64_t run = std::max<int64_t>(1, 256 / (tile_.columns * together)) * p_.y.stride;
     parallel_for(tasks * p_.groups, run, [&](int64_t begin, int64_t end) {
       Scratch scratch;
+      scratch.tiles.resize(size_t(together));
       for (int64_t i = begin; i < end; ++i) {
         // groups within the rows of positions: the output of a group is a slice of channels
-        const int64_t group = i % p_.groups, task = i / p_.groups;
-        product(group, start + task / p_.y.stride * tile_.columns, task % p_.y.stride, scratch);
+        const int64_t group = i % p_.groups, task = i / p_.groups, first = task / p_.y.stride * together;
+        const int64_t position = start + first * tile_.columns;
+        product(group, position, std::min(together, tiles - first), task % p_.y.stride, scratch);
       }
     });
   }
 
  private:
-  struct Scratch {
+  struct PackedTile {
     std::vector<Segment> segments;
     std::vector<const T*> panels;  // of each column phase
-    Buffer<T> packed, sums, line;
+    Buffer<T> packed;
+  };
+  struct Scratch {
+    std::vector<PackedTile> tiles;
+    Buffer<T> sums, line;
   };
 
+  // Tiles that are multiplied with a block of weights while those are in the cache, as many as fit there beside them.
+  int64_t tiles_together(int64_t tiles) const {
+    constexpr int64_t kCache = 128 << 10;  // bytes
+    int64_t packed = 0;
+    for (int64_t row_phase = 0; row_phase < p_.y.stride; ++row_phase) packed = std::max(packed, packed_size(row_phase));
+    const int64_t fitting = kCache / (packed * tile_.columns * int64_t(sizeof(T)) + 1);
+    return std::clamp<int64_t>(std::min(fitting, tiles / (2 * thread_count())), 1, 8);
+  }
+
+  // Whether a column phase reads what the one before it does.
+  bool as_before(int64_t row_phase, int64_t f) const {
+    const int64_t index = row_phase * p_.x.stride + f;
+    return f > 0 && weights_.phase(index).shifts == weights_.phase(index - 1).shifts;
+  }
+
+  // Numbers packed for each position, of all column phases.
+  int64_t packed_size(int64_t row_phase) const {
+    int64_t size = 0;
+    for (int64_t f = 0; f < p_.x.stride; ++f) {
+      if (!as_before(row_phase, f)) size += weights_.phase(row_phase * p_.x.stride + f).depth;
+    }
+    return size;
+  }
+
   // `first`: a position of the grid, which counts the margins
-  void product(int64_t group, int64_t first, int64_t row_phase, Scratch& s) {
-    find_segments(first, s.segments);
-    if (s.segments.empty()) return;
+  void pack(int64_t group, int64_t first, int64_t row_phase, PackedTile& tile) const {
     const int64_t columns = tile_.columns, phases = p_.x.stride, channels = p_.group_channels();
-    int64_t most = 0;
-    for (int64_t f = 0; f < phases; ++f) most = std::max(most, weights_.phase(row_phase * phases + f).depth);
-    s.packed.reserve(size_t(phases * most * columns));
-    s.sums.reserve(size_t(phases * block_rows() * columns));
-    s.line.reserve(size_t(std::max(phases, block_rows()) * columns));
-    s.panels.assign(size_t(phases), nullptr);
+    find_segments(first, row_phase, tile.segments);
+    if (tile.segments.empty()) return;
+    tile.packed.reserve(size_t(packed_size(row_phase) * columns));
+    tile.panels.assign(size_t(phases), nullptr);
+    T* out = tile.packed.data();
     for (int64_t f = 0; f < phases; ++f) {
-      const auto& phase = weights_.phase(row_phase * phases + f);
-      if (f > 0 && phase.shifts == weights_.phase(row_phase * phases + f - 1).shifts) {
-        s.panels[size_t(f)] = s.panels[size_t(f - 1)];
+      if (as_before(row_phase, f)) {
+        tile.panels[size_t(f)] = tile.panels[size_t(f - 1)];
         continue;
       }
-      T* out = s.packed.data() + f * most * columns;
-      s.panels[size_t(f)] = out;
-      for (const auto& [y, x] : phase.shifts) {
+      tile.panels[size_t(f)] = out;
+      for (const auto& [y, x] : weights_.phase(row_phase * phases + f).shifts) {
         const T* source = staged_.data.data() + group * channels * staged_.step + first - y * staged_.columns - x;
         for (int64_t c = 0; c < channels; ++c, out += columns, source += staged_.step) {
           std::memcpy(out, source, size_t(columns) * sizeof(T));
         }
       }
     }
-    const int64_t outputs = p_.group_outputs(), block = block_rows();
+  }
+
+  void product(int64_t group, int64_t first, int64_t tiles, int64_t row_phase, Scratch& s) const {
+    const int64_t columns = tile_.columns, phases = p_.x.stride, outputs = p_.group_outputs(), block = block_rows();
+    for (int64_t t = 0; t < tiles; ++t) pack(group, first + t * columns, row_phase, s.tiles[size_t(t)]);
+    s.sums.reserve(size_t(phases * block * columns));
+    s.line.reserve(size_t(std::max(phases, block) * columns));
     for (int64_t o = 0; o < outputs; o += block) {
       const int64_t some = std::min(block, outputs - o);
-      for (int64_t f = 0; f < phases; ++f) {
-        const int64_t index = row_phase * phases + f;
-        for (int64_t r = 0; r < some; r += tile_.rows) {
-          gemm::multiply<T>(
-              std::min<int64_t>(tile_.rows, some - r),
-              {weights_.panel(index, group, (o + r) / tile_.rows), tile_.rows, s.panels[size_t(f)], columns,
-               weights_.phase(index).depth, s.sums.data() + (f * block + r) * columns, columns, false});
+      for (int64_t t = 0; t < tiles; ++t) {
+        const PackedTile& tile = s.tiles[size_t(t)];
+        if (tile.segments.empty()) continue;
+        for (int64_t f = 0; f < phases; ++f) {
+          const int64_t index = row_phase * phases + f;
+          for (int64_t r = 0; r < some; r += tile_.rows) {
+            gemm::multiply<T>(
+                std::min<int64_t>(tile_.rows, some - r),
+                {weights_.panel(index, group, (o + r) / tile_.rows), tile_.rows, tile.panels[size_t(f)], columns,
+                 weights_.phase(index).depth, s.sums.data() + (f * block + r) * columns, columns, false});
+          }
         }
+        vectorized([&]() __attribute__((always_inline)) {
+          store(tile.segments, s, group * outputs + o, some);
+        });
       }
-      vectorized([&]() __attribute__((always_inline)) { store(s, group * outputs + o, some, row_phase); });
     }
   }
 
   // Output channels that are multiplied before any is stored: enough that channels_last writes whole cache lines.
   int64_t block_rows() const { return kPanels * tile_.rows; }
 
-  void find_segments(int64_t first, std::vector<Segment>& segments) const {
+  void find_segments(int64_t first, int64_t row_phase, std::vector<Segment>& segments) const {
+    const int64_t stride = p_.x.stride;
     segments.clear();
     for (int64_t l = 0; l < tile_.columns;) {
       const int64_t row = (first + l) / staged_.columns, column = (first + l) % staged_.columns;
       const int64_t length = std::min(tile_.columns - l, staged_.columns - column), image = row / staged_.rows;
-      const int64_t skipped = std::max<int64_t>(0, staged_.margin_x - column);
-      const int64_t q_y = row % staged_.rows - staged_.margin_y, q_x = column - staged_.margin_x;
-      if (image < p_.batch && q_y >= 0 && skipped < length) {
-        segments.push_back({l + skipped, length - skipped, image, q_y, q_x + skipped});
+      const int64_t oy = (row % staged_.rows - staged_.margin_y) * p_.y.stride + row_phase - p_.y.padding;
+      const int64_t start = (column - staged_.margin_x) * stride - p_.x.padding;  // margins lie before the row
+      const int64_t low = std::max<int64_t>(0, start), high = std::min(p_.x.out, start + length * stride);
+      if (image < p_.batch && oy >= 0 && oy < p_.y.out && low < high) {
+        segments.push_back({l * stride + low - start, high - low, image * out_.n + oy * out_.h + low * out_.w});
       }
       l += length;
     }
   }
 
   // sums [phases, block, columns] -> outputs [channel, channel + some) of every segment
-  [[gnu::always_inline]] void store(Scratch& s, int64_t channel, int64_t some, int64_t row_phase) const {
+  [[gnu::always_inline]] void store(const std::vector<Segment>& segments, const Scratch& s, int64_t channel,
+                                    int64_t some) const {
     const int64_t stride = p_.x.stride, columns = tile_.columns, block = block_rows();
     const Activation<T> activate = activation_;
-    T* sums = s.sums.data();
-    for (int64_t f = 0; f < stride; ++f) {
+    if (out_.w == 1) {
       for (int64_t r = 0; r < some; ++r) {
-        T* row = sums + (f * block + r) * columns;
-        const T bias = bias_[size_t(channel + r)];
-        for (int64_t l = 0; l < columns; ++l) row[l] = activate(row[l] + bias);
-      }
-    }
-    for (const Segment& segment : s.segments) {
-      const int64_t oy = segment.q_y * p_.y.stride + row_phase - p_.y.padding;
-      if (oy < 0 || oy >= p_.y.out) continue;
-      // outputs [low, high) of the row, the first of which may be cut off
-      const int64_t start = segment.q_x * stride - p_.x.padding;
-      const int64_t low = std::max<int64_t>(0, start), high = std::min(p_.x.out, start + segment.length * stride);
-      if (low >= high) continue;
-      S* target = output_ + segment.image * out_.n + channel * out_.c + oy * out_.h;
-      if (out_.w == 1) {
-        for (int64_t r = 0; r < some; ++r) {
-          const T* line = sums + r * columns + segment.tile_at;
-          if (stride > 1) {
-            interleave(line, block * columns, stride, segment.length, s.line.data());
-            line = s.line.data();
-          }
-          S* row = target + r * out_.c;
-          for (int64_t x = low; x < high; ++x) row[x] = static_cast<S>(line[x - start]);
+        T* line = s.sums.data() + r * columns;
+        if (stride > 1) {
+          interleave(line, block * columns, stride, columns, s.line.data());
+          line = s.line.data();
         }
-        continue;
+        const T bias = bias_[size_t(channel + r)];
+        for (int64_t i = 0; i < columns * stride; ++i) line[i] = activate(line[i] + bias);
+        S* plane = output_ + (channel + r) * out_.c;
+        for (const Segment& segment : segments) {
+          S* __restrict target = plane + segment.target;
+          const T* source = line + segment.from;
+          for (int64_t i = 0; i < segment.count; ++i) target[i] = static_cast<S>(source[i]);
+        }
       }
-      for (int64_t f = 0; f < stride; ++f) {
-        T* turned = s.line.data();  // [length, some]
-        transpose(sums + f * block * columns + segment.tile_at, columns, some, segment.length, turned, some);
-        for (int64_t l = 0; l < segment.length; ++l) {
-          const int64_t x = start + l * stride + f;
-          if (x < low || x >= high) continue;
-          S* pixel = target + x * out_.w;
-          for (int64_t r = 0; r < some; ++r) pixel[r * out_.c] = static_cast<S>(turned[l * some + r]);
+      return;
+    }
+    T* turned = s.line.data();  // [columns, some]
+    for (int64_t f = 0; f < stride; ++f) {
+      transpose(s.sums.data() + f * block * columns, columns, some, columns, turned, some);
+      const T* bias = bias_.data() + channel;
+      for (int64_t l = 0; l < columns; ++l) {
+        for (int64_t r = 0; r < some; ++r) turned[l * some + r] = activate(turned[l * some + r] + bias[r]);
+      }
+      for (const Segment& segment : segments) {
+        for (int64_t i = (f + stride - segment.from % stride) % stride; i < segment.count; i += stride) {
+          const T* source = turned + (segment.from + i) / stride * some;
+          S* __restrict pixel = output_ + channel * out_.c + segment.target + i * out_.w;
+          if (out_.c == 1) {
+            for (int64_t r = 0; r < some; ++r) pixel[r] = static_cast<S>(source[r]);
+          } else {
+            for (int64_t r = 0; r < some; ++r) pixel[r * out_.c] = static_cast<S>(source[r]);
+          }
         }
       }
     }

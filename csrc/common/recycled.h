@@ -1,0 +1,118 @@
+// Memory of large CPU tensors, used again.
+//
+// Fresh pages are cleared by the kernel: at 7 GB/s a thread on the machines measured, 2 GB/s in pages of 4 KiB, which is
+// slower than most of what is written to them. The C library keeps small blocks, but takes large ones from the kernel
+// every time. So the last few that outputs gave back are kept here, marked as free for the kernel to take when memory
+// is short.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <mutex>
+#include <vector>
+
+#include "common/memory.h"
+
+namespace fastvision {
+
+// Some huge pages in a row, or nothing.
+struct Block {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+#ifdef __linux__
+
+// What tensors gave back, oldest first. A thread that finds the list busy does without: nothing here waits, so a
+// process that was forked in the middle cannot hang.
+class FreeBlocks {
+ public:
+  static constexpr size_t kMost = size_t(256) << 20;  // bytes kept
+
+  // the newest block that is large enough, with whatever it held, or none
+  Block take(size_t bytes) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return {};
+    const auto found = std::find_if(blocks_.rbegin(), blocks_.rend(), [&](const Block& b) { return b.bytes >= bytes; });
+    if (found == blocks_.rend()) return {};
+    const Block block = *found;
+    blocks_.erase(std::next(found).base());
+    return block;
+  }
+
+  void give_back(const Block& block) {
+#ifdef MADV_FREE
+    if (block.bytes <= kMost) madvise(block.data, block.bytes, MADV_FREE);
+#endif
+    std::vector<Block> surplus{block};
+    if (const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) {
+      size_t total = 0;
+      blocks_.push_back(block);
+      const auto kept =
+          std::find_if(blocks_.rbegin(), blocks_.rend(), [&](const Block& b) { return (total += b.bytes) > kMost; });
+      surplus.assign(blocks_.begin(), kept.base());
+      blocks_.erase(blocks_.begin(), kept.base());
+    }
+    for (const Block& old : surplus) munmap(old.data, old.bytes);
+  }
+
+  void clear() {
+    for (Block block = take(1); block.data; block = take(1)) munmap(block.data, block.bytes);
+  }
+
+  // outlives every tensor, those too that die while the process ends
+  static FreeBlocks& instance() {
+    static FreeBlocks* blocks = new FreeBlocks;
+    return *blocks;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Block> blocks_;
+};
+
+// Fresh pages read as zeros, and are best not cleared again.
+inline Block fresh_block(size_t bytes) {
+  const size_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  void* data = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return {};
+  advise_huge_pages(data, whole);
+  return {data, whole};
+}
+
+inline Block used_block(size_t bytes) { return FreeBlocks::instance().take(bytes); }
+
+inline torch::stable::Tensor tensor_in(const Block& block, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                                       torch::headeronly::IntHeaderOnlyArrayRef strides,
+                                       const torch::stable::Device& device, torch::headeronly::ScalarType dtype) {
+  const auto give_back = [block](void*) { FreeBlocks::instance().give_back(block); };
+  return torch::stable::from_blob(block.data, sizes, strides, device, dtype, give_back);
+}
+
+// For a fresh CPU tensor that is about to be written whole: puts a large one where an earlier one was.
+inline void reuse_memory(torch::stable::Tensor& t) {
+  constexpr size_t kLarge = size_t(32) << 20;  // from here on the C library keeps nothing
+  const size_t bytes = size_t(t.numel()) * size_t(t.element_size());
+  if (bytes >= kLarge) {
+    Block block = used_block(bytes);
+    if (!block.data) block = fresh_block(bytes);
+    if (block.data) {
+      t = tensor_in(block, t.sizes(), t.strides(), t.device(), t.scalar_type());
+      return;
+    }
+  }
+  advise_huge_pages(t.mutable_data_ptr(), bytes);
+}
+
+inline void release_memory() { FreeBlocks::instance().clear(); }
+
+#else
+
+inline void reuse_memory(torch::stable::Tensor&) {}
+inline void release_memory() {}
+
+#endif
+
+}  // namespace fastvision

@@ -1,0 +1,106 @@
+"""Memory that large CPU outputs leave behind: used again, never shared, given back when asked."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastvision
+from fastvision import _library, ops
+
+pytestmark = pytest.mark.skipif(
+    not _library.LOADED or fastvision.BACKEND != "native" or sys.platform != "linux", reason="only there is it kept"
+)
+MAPS = torch.arange(64.0 * 512 * 512).reshape(1, 64, 512, 512)  # 67 MB
+
+
+def large() -> Tensor:
+    """Nearest-neighbour upsampling of one corner, written whole by a kernel of ours."""
+    output: Tensor = ops.max_unpool2d(MAPS[:, :, :256, :256], _indices(), 2)
+    return output
+
+
+def _indices() -> Tensor:
+    rows, columns = torch.arange(256)[:, None] * 2, torch.arange(256) * 2
+    return (rows * 512 + columns).expand(1, 64, -1, -1)
+
+
+def resident_mb() -> float:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1e3
+
+
+def test_outputs_alive_share_nothing() -> None:
+    expected = large().clone()
+    for _ in range(3):
+        kept = [large() for _ in range(4)]
+        assert len({t.data_ptr() for t in kept}) == 4
+        assert all(torch.equal(t, expected) for t in kept)
+        for t in kept:
+            t.fill_(-1)
+        del kept, t
+
+
+def test_memory_is_used_again_and_given_back() -> None:
+    fastvision.empty_cache()
+    address = large().data_ptr()
+    assert large().data_ptr() == address
+    before = resident_mb()
+    fastvision.empty_cache()
+    assert before - resident_mb() > 50
+
+
+def test_little_is_kept() -> None:
+    fastvision.empty_cache()
+    before = resident_mb()
+    outputs = [large() for _ in range(8)]
+    assert resident_mb() - before > 500
+    del outputs
+    assert resident_mb() - before < 300
+    fastvision.empty_cache()
+
+
+def test_an_output_outlives_the_others() -> None:
+    mine = large()
+    expected, view = mine.clone(), mine[0, 5:]
+    del mine
+    fastvision.empty_cache()
+    for _ in range(3):
+        large().fill_(-1)
+    assert torch.equal(view, expected[0, 5:])
+    buffer = io.BytesIO()
+    torch.save(view.clone(), buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer), view)
+
+
+def test_threads_and_a_forked_process() -> None:
+    expected, wrong = large().clone(), []
+
+    def work() -> None:
+        for _ in range(4):
+            output = large()
+            if not torch.equal(output, expected):
+                wrong.append(1)
+            output.fill_(-1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    output = large()
+    child = os.fork()
+    if child == 0:  # with no threads but its own, so nothing may ask for more
+        fastvision.empty_cache()
+        output.numpy()[:] = -1
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert torch.equal(output, expected)
