@@ -4,6 +4,7 @@
 #include "common/dispatch.h"
 #include "common/recycled.h"
 #include "upsample/phases.h"
+#include "upsample/window_products.h"
 
 namespace fastvision::conv_transpose2d {
 namespace {
@@ -80,6 +81,9 @@ void run(Params p, const S* input, const Strides& in, const S* weight, const S* 
   const int64_t taps = p.y.kernel * p.x.kernel;
   const bool diagonal =
       p.groups == 1 && p.channels > 1 && p.channels == p.outputs && taps > 1 && is_diagonal(weight, p.channels, taps);
+  if (!diagonal && are_windows(p, out)) {
+    return window_products<T, S>(p, input, in, weight, bias, activation, output, out);
+  }
   if (!diagonal && p.group_channels() > 1) {
     return PhaseProducts<T, S>(p, input, in, weight, bias, activation, output, out).run();
   }

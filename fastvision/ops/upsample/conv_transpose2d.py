@@ -19,6 +19,7 @@ Kernel = Literal["product", "torch", "fastvision"]
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 _LARGE_MAP = 1 << 22  # numbers
+_LARGE_RESULT = 32 << 20  # bytes; from it on torch's allocator takes fresh pages each time, and ours those of before
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
 
@@ -93,7 +94,10 @@ def choose_kernel(layer: Layer) -> Kernel:
     if layer.channels_last:
         # few outputs leave oneDNN's vectors empty, but turning a large input would cost more than that
         few = outputs <= 4 and batch * channels * height * width < _LARGE_MAP
-        return "fastvision" if dense and (few or (large_stride and many)) else "torch"
+        # without overlap both multiply equally fast, and where the result lies decides
+        result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
+        windows = kernel == layer.stride and plain and result >= _LARGE_RESULT
+        return "fastvision" if dense and (few or windows or (large_stride and many)) else "torch"
     if dense and large_stride:
         return "fastvision"
     if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
