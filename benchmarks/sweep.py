@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.upsample.shapes import LAYOUTS, Shape, shapes
 from fastvision import ops
-from fastvision.ops.upsample.conv_transpose2d import plan
+from fastvision.ops.upsample.kernel_choice import plan
 from fastvision.testing.timing import compare, machine_facts
 
 LEAST = 0.95

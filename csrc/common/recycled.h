@@ -1,9 +1,9 @@
 // Memory of large CPU tensors, used again.
 //
-// Fresh pages are cleared by the kernel: at 7 GB/s a thread on the machines measured, 2 GB/s in pages of 4 KiB, which is
-// slower than most of what is written to them. The C library keeps small blocks, but takes large ones from the kernel
-// every time. So the last few that outputs gave back are kept here, marked as free for the kernel to take when memory
-// is short.
+// Fresh pages are cleared by the kernel: at 7 GB/s a thread on the machines measured, 2 GB/s in pages of 4 KiB, which
+// is slower than most of what is written to them. The C library keeps small blocks, but takes large ones from the
+// kernel every time. So the last few that outputs gave back are kept here, marked as free for the kernel to take when
+// memory is short.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -1,6 +1,6 @@
-// Transposed convolutions whose windows do not overlap (kernel = stride), on the CPU: what each of the kh kw places of a
-// window gets is a matrix product [pixels, channels] x [channels, outputs]. Its operands, as gemm::multiply takes them:
-// a tile is as many pixels as gemm::Tile has rows, and as many outputs as it has columns.
+// Transposed convolutions whose windows do not overlap (kernel = stride), on the CPU: what each of the kh kw places of
+// a window gets is a matrix product [pixels, channels] x [channels, outputs]. Its operands, as gemm::multiply takes
+// them: a tile is as many pixels as gemm::Tile has rows, and as many outputs as it has columns.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ class Panels {
         channels_(channels),
         blocks_(ceil_div(outputs, columns_)),
         data_(size_t(places * blocks_ * channels * columns_)) {
-    constexpr int64_t kGrain = 1 << 16;  // numbers that are worth a thread
+    constexpr int64_t kGrain = 1 << 16;                  // numbers that are worth a thread
     const int64_t step = blocks_ * channels * columns_;  // from one place to the next
     parallel_for(blocks_, ceil_div(kGrain, places * columns_ * channels + 1), [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
@@ -74,8 +74,8 @@ struct Pieces {
   }
 };
 
-// A piece of maps [.., channels, H, width] of either format, read in place -> [tiles, channels, pixels of a tile]; pixels
-// past the last are zero.
+// A piece of maps [.., channels, H, width] of either format, read in place -> [tiles, channels, pixels of a tile];
+// pixels past the last are zero.
 template <class T, class S>
 [[gnu::always_inline]] inline void pack_pixels(int64_t channels, int64_t width, int64_t together, const S* maps,
                                                const Strides& step, const Piece& piece, T* pixels) {

@@ -33,7 +33,8 @@ constexpr T smallest_exact() {
   return std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
 }
 
-// `kLanes` kept boxes side by side, as many as one instruction compares; an unused lane has area NaN, whose overlap is NaN, which suppresses nothing.
+// `kLanes` kept boxes side by side, as many as one instruction compares; an unused lane has area NaN, whose overlap is
+// NaN, which suppresses nothing.
 template <class T, int kBytes>
 struct Lanes {
   static constexpr int kLanes = kBytes / int(sizeof(T));

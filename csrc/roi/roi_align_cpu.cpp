@@ -4,8 +4,8 @@
 // is transposed to [pixels, lanes] once, every roi of the map pools from it, and the next block follows. The backward
 // is the transpose of that: one thread owns a block of channels of a map and adds its rois in order, so that sums never
 // depend on the number of threads.
-#include "common/recycled.h"
 #include "roi/roi_align_cpu.h"
+#include "common/recycled.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -2,9 +2,9 @@
 //
 // The input is laid out once as [channels, positions], images one after the other, with zeros between rows for taps
 // that reach beyond them: then what a tap reads for 32 neighbouring outputs are 32 neighbouring numbers, wherever they
-// lie. A task packs those of all taps and channels (they stay in the cache), multiplies them with all output channels
-// of all column phases, and interleaves the phases on the way out. Nothing of the size of the output is stored but the
-// output.
+// lie. A task packs those of all taps and channels for a few tiles (they stay in the cache), multiplies them with all
+// output channels of all column phases, and interleaves the phases on the way out. Nothing of the size of the output is
+// stored but the output.
 #pragma once
 
 #include <algorithm>
@@ -15,123 +15,12 @@
 #include "common/host_device.h"
 #include "common/parallel.h"
 #include "common/transpose.h"
-#include "upsample/depthwise.h"
+#include "upsample/phase_operands.h"
 
 namespace fastvision::conv_transpose2d {
 
-// [channels, batch * rows * columns + slack]: `margin` rows above and columns to the left of each image are zeros, and
-// so are those up to the last position that an output reads.
-template <class T>
-struct Staged {
-  int64_t margin_y, margin_x, rows, columns, step;
-  Buffer<T> data;
-
-  template <class S>
-  Staged(const Params& p, const S* input, const Strides& s)
-      : margin_y(p.y.most_shift()),
-        margin_x(p.x.most_shift()),
-        rows(std::max(p.y.in, p.y.positions()) + margin_y),
-        columns(std::max(p.x.in, p.x.positions()) + margin_x),
-        step(p.batch * rows * columns + kMostTile),
-        data(size_t(p.channels * step)) {
-    constexpr int64_t kChannels = 16;
-    parallel_for(ceil_div(p.channels, kChannels), 1, [&](int64_t begin, int64_t end) {
-      vectorized([&]() __attribute__((always_inline)) {
-        for (int64_t c = begin * kChannels; c < std::min(p.channels, end * kChannels); c += kChannels) {
-          const int64_t some = std::min(kChannels, p.channels - c);
-          const bool whole = rows == p.y.in && columns == p.x.in;
-          for (int64_t i = 0; i < some; ++i) {
-            T* plane = data.data() + (c + i) * step;
-            if (!whole) std::fill_n(plane, step, T(0));
-            std::fill_n(plane + p.batch * rows * columns, kMostTile, T(0));
-          }
-          for (int64_t n = 0; n < p.batch; ++n) {
-            for (int64_t y = 0; y < p.y.in; ++y) {
-              const S* source = input + n * s.n + c * s.c + y * s.h;
-              T* target = data.data() + c * step + ((n * rows + y + margin_y) * columns + margin_x);
-              if (s.c == 1 && s.w != 1) {
-                transpose(source, s.w, p.x.in, some, target, step);
-              } else {
-                for (int64_t i = 0; i < some; ++i) {
-                  for (int64_t x = 0; x < p.x.in; ++x) target[i * step + x] = static_cast<T>(source[i * s.c + x * s.w]);
-                }
-              }
-            }
-          }
-        }
-      });
-    });
-  }
-
-  // Position (q, 0) of an image, as taps with no shift read it.
-  int64_t at(int64_t n, int64_t q) const { return (n * rows + q + margin_y) * columns + margin_x; }
-
-  static constexpr int64_t kMostTile = gemm::kMostColumns<T>;
-};
-
-// Weights of one phase: panels [taps, channels, panel rows] of output channels.
-template <class T>
-struct PhaseWeights {
-  std::vector<std::pair<int64_t, int64_t>> shifts;  // (y, x) of each tap
-  int64_t depth = 0, offset = 0;                    // of the first group's first panel
-};
-
-template <class T>
-class Weights {
- public:
-  template <class S>
-  Weights(const Params& p, const S* weight) : panel_(gemm::tile<T>().rows), outputs_(p.group_outputs()) {
-    const Taps rows(p.y), columns(p.x);
-    const int64_t panels = ceil_div(outputs_, panel_);
-    int64_t size = 0;
-    for (const auto& row_phase : rows.phases) {
-      for (const auto& column_phase : columns.phases) {
-        PhaseWeights<T> phase;
-        std::vector<int64_t> taps;  // within a kernel
-        for (const auto& y : row_phase) {
-          for (const auto& x : column_phase) {
-            phase.shifts.push_back({y.shift, x.shift}), taps.push_back(y.k * p.x.kernel + x.k);
-          }
-        }
-        phase.depth = int64_t(taps.size()) * p.group_channels(), phase.offset = size;
-        size += p.groups * panels * phase.depth * panel_;
-        phases_.push_back(phase), taps_.push_back(taps);
-      }
-    }
-    data_.reserve(size_t(size));
-    const int64_t kernel = p.y.kernel * p.x.kernel;
-    parallel_for(p.groups * panels, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t group = i / panels, first = i % panels * panel_, some = std::min(panel_, outputs_ - first);
-        for (size_t f = 0; f < phases_.size(); ++f) {
-          T* out = data_.data() + phases_[f].offset + i * phases_[f].depth * panel_;
-          for (const int64_t tap : taps_[f]) {
-            for (int64_t c = 0; c < p.group_channels(); ++c, out += panel_) {
-              const S* source = weight + ((group * p.group_channels() + c) * outputs_ + first) * kernel + tap;
-              for (int64_t r = 0; r < some; ++r) out[r] = static_cast<T>(source[r * kernel]);
-              std::fill(out + some, out + panel_, T(0));
-            }
-          }
-        }
-      }
-    });
-  }
-
-  const PhaseWeights<T>& phase(int64_t index) const { return phases_[size_t(index)]; }
-  const T* panel(int64_t phase, int64_t group, int64_t index) const {
-    const PhaseWeights<T>& f = phases_[size_t(phase)];
-    return data_.data() + f.offset + (group * ceil_div(outputs_, panel_) + index) * f.depth * panel_;
-  }
-
- private:
-  int64_t panel_, outputs_;
-  std::vector<PhaseWeights<T>> phases_;
-  std::vector<std::vector<int64_t>> taps_;
-  Buffer<T> data_;
-};
-
-// What a tile has of one row of outputs: `count` of its numbers from `from` on, column phases interleaved, go to `target`
-// in the first channel.
+// What a tile has of one row of outputs: `count` of its numbers from `from` on, column phases interleaved, go to
+// `target` in the first channel.
 struct Segment {
   int64_t from, count, target;
 };
@@ -211,7 +100,7 @@ class PhaseProducts {
   void pack(int64_t group, int64_t first, int64_t row_phase, PackedTile& tile) const {
     const int64_t columns = tile_.columns, phases = p_.x.stride, channels = p_.group_channels();
     find_segments(first, row_phase, tile.segments);
-    if (tile.segments.empty()) return;
+    if (tile.segments.empty() || unpacked()) return;
     tile.packed.reserve(size_t(packed_size(row_phase) * columns));
     tile.panels.assign(size_t(phases), nullptr);
     T* out = tile.packed.data();
@@ -230,6 +119,22 @@ class PhaseProducts {
     }
   }
 
+  // Whether each packed number would be used once.
+  bool unpacked() const { return p_.group_outputs() <= tile_.rows; }
+
+  void multiply_in_place(int64_t group, int64_t first, int64_t index, T* sums) const {
+    const auto& phase = weights_.phase(index);
+    const int64_t channels = p_.group_channels(), columns = tile_.columns, outputs = p_.group_outputs();
+    const T* panel = weights_.panel(index, group, 0);
+    bool accumulate = false;
+    if (phase.shifts.empty()) std::fill_n(sums, outputs * columns, T(0));
+    for (const auto& [y, x] : phase.shifts) {
+      const T* source = staged_.data.data() + group * channels * staged_.step + first - y * staged_.columns - x;
+      gemm::multiply<T>(outputs, {panel, tile_.rows, source, staged_.step, channels, sums, columns, accumulate});
+      panel += channels * tile_.rows, accumulate = true;
+    }
+  }
+
   void product(int64_t group, int64_t first, int64_t tiles, int64_t row_phase, Scratch& s) const {
     const int64_t columns = tile_.columns, phases = p_.x.stride, outputs = p_.group_outputs(), block = block_rows();
     for (int64_t t = 0; t < tiles; ++t) pack(group, first + t * columns, row_phase, s.tiles[size_t(t)]);
@@ -241,17 +146,19 @@ class PhaseProducts {
         const PackedTile& tile = s.tiles[size_t(t)];
         if (tile.segments.empty()) continue;
         for (int64_t f = 0; f < phases; ++f) {
+          T* sums = s.sums.data() + f * block * columns;
+          if (unpacked()) {
+            multiply_in_place(group, first + t * columns, row_phase * phases + f, sums);
+            continue;
+          }
           const int64_t index = row_phase * phases + f;
           for (int64_t r = 0; r < some; r += tile_.rows) {
-            gemm::multiply<T>(
-                std::min<int64_t>(tile_.rows, some - r),
-                {weights_.panel(index, group, (o + r) / tile_.rows), tile_.rows, tile.panels[size_t(f)], columns,
-                 weights_.phase(index).depth, s.sums.data() + (f * block + r) * columns, columns, false});
+            gemm::multiply<T>(std::min<int64_t>(tile_.rows, some - r),
+                              {weights_.panel(index, group, (o + r) / tile_.rows), tile_.rows, tile.panels[size_t(f)],
+                               columns, weights_.phase(index).depth, sums + r * columns, columns, false});
           }
         }
-        vectorized([&]() __attribute__((always_inline)) {
-          store(tile.segments, s, group * outputs + o, some);
-        });
+        vectorized([&]() __attribute__((always_inline)) { store(tile.segments, s, group * outputs + o, some); });
       }
     }
   }

@@ -91,8 +91,9 @@ def compare(
 
     Each contender may use its share of ``budget_s``; a slow one leaves the rotation when it has, though not before
     ``min_rounds``, so every ratio has at least that many rounds. The last one left has no one to compare with and
-    stops too. Calls shorter than 1 ms (2 ms in all on a GPU) are repeated inside one measurement. On CUDA a measurement lasts from an idle device to an idle device: launching and
-    the final synchronisation count. Caches are warm and nothing is flushed; garbage collection is off.
+    stops too. Calls shorter than 1 ms (2 ms in all on a GPU) are repeated inside one measurement. On CUDA a measurement
+    lasts from an idle device to an idle device: launching and the final synchronisation count. Caches are warm and
+    nothing is flushed; garbage collection is off.
     """
     cuda = torch.device(device).type == "cuda"
     repeats = {label: _warm_up(call, cuda) for label, call in contenders.items()}

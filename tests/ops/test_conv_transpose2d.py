@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastvision import _library, ops
-from fastvision.ops.upsample.conv_transpose2d import Layer, choose_kernel
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel
 
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to compare")
 
@@ -63,6 +63,28 @@ def test_equals_torch(
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
     if layout == "channels_last" and not expected.is_contiguous() and not x.is_contiguous():
         assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("window", [(1, 1), (2, 2), (2, 3), (4, 1)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 17), (5, 3), (70, 40)])
+@pytest.mark.parametrize("size", [(3, 7, 9), (1, 20, 31), (2, 1, 48)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_windows_that_do_not_overlap(window: Any, inputs: int, outputs: int, size: Any, dtype: torch.dtype) -> None:
+    """channels_last with kernel = stride has a kernel of its own; also of a part of the channels of a map."""
+    g = torch.Generator().manual_seed(1)
+    images, height, width = size
+    x = torch.randn(images, 2 * inputs, height, width, generator=g).to(memory_format=torch.channels_last)
+    x = x.to(dtype)[:, 1 : inputs + 1]
+    weight = torch.randn(inputs, outputs, *window, generator=g).to(dtype)
+    bias = torch.randn(outputs, generator=g).to(dtype)
+    sums = F.conv_transpose2d(x.double(), weight.double(), bias.double(), window)
+    expected = F.leaky_relu(sums, 0.1)
+    dense = x.clone(memory_format=torch.channels_last)
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 8e-3}[dtype]
+    for part in (x, dense):
+        for b, wanted in ((bias, expected), (None, F.leaky_relu(sums - bias.double()[:, None, None], 0.1))):
+            actual = kernel(part, weight, b, window, (0, 0), (0, 0), 1, (1, 1), slope=0.1)
+            torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -222,8 +244,10 @@ def test_the_choice() -> None:
     assert chosen(21, 21, 64, 32, 40, 21) == "fastvision"
     assert chosen(512, 256, 4, 2, 4) == "torch"
     assert chosen(64, 3, 4, 2, 64) == "fastvision"
-    assert chosen(256, 256, 4, 2, 64, dtype=torch.bfloat16) == "torch"
+    native = torch.bfloat16 in NATIVE_HALF
+    assert chosen(256, 256, 4, 2, 64, dtype=torch.bfloat16) == ("torch" if native else "fastvision")
     assert chosen(256, 256, 2, 2, 64) == "fastvision" and chosen(256, 256, 2, 2, 64, channels_last=True) == "torch"
+    assert chosen(256, 256, 2, 2, 128, channels_last=True) == "fastvision"  # 67 MB
     assert (
         chosen(512, 512, 4, 2, 64, cuda=True) == "torch" and chosen(512, 512, 4, 2, 64, 512, cuda=True) == "fastvision"
     )

@@ -1,0 +1,140 @@
+"""Who computes a transposed convolution."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from fastvision.reference.upsample.conv_transpose2d import Pair
+from fastvision.reference.upsample.pair import to_pair
+
+Kernel = Literal["product", "torch", "fastvision"]
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
+_LARGE_MAP = 1 << 22  # numbers
+_LARGE_RESULT = 32 << 20  # bytes; from it on torch's allocator takes fresh pages each time, and ours those of before
+_FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
+
+
+def _multiplied_natively() -> set[torch.dtype]:
+    """The half types oneDNN multiplies on this processor; of others torch's convolution rounds every partial sum."""
+    found = set()
+    for dtype, query in ((torch.float16, "_is_mkldnn_fp16_supported"), (torch.bfloat16, "_is_mkldnn_bf16_supported")):
+        with contextlib.suppress(AttributeError, RuntimeError):  # neither is promised to stay
+            if getattr(torch.ops.mkldnn, query)():
+                found.add(dtype)
+    return found
+
+
+NATIVE_HALF = _multiplied_natively()
+
+
+class Layer(NamedTuple):
+    """What the choice of a kernel depends on. kernel, stride, padding and so on are (rows, columns)."""
+
+    input: torch.Size
+    weight: torch.Size
+    stride: Pair
+    padding: Pair
+    output_padding: Pair
+    groups: int
+    dilation: Pair
+    dtype: torch.dtype
+    channels_last: bool
+    cuda: bool
+
+    @property
+    def sides(self) -> list[int]:
+        """Height and width of the output."""
+        return [
+            (self.input[2 + d] - 1) * self.stride[d]
+            - 2 * self.padding[d]
+            + self.dilation[d] * (self.weight[2 + d] - 1)
+            + self.output_padding[d]
+            + 1
+            for d in range(2)
+        ]
+
+    @property
+    def sound(self) -> bool:
+        """Whether the arguments fit together; if not, our kernel is the one that says what was expected."""
+        return (
+            self.dtype in _DTYPES
+            and len(self.input) == len(self.weight) == 4
+            and self.groups > 0
+            and self.input[1] == self.weight[0]
+            and self.input[1] % self.groups == 0
+            and min(self.input) > 0
+            and min(self.weight) > 0
+            and min(self.stride) > 0
+            and min(self.dilation) > 0
+            and all(
+                p >= 0 and 0 <= e < max(s, d)
+                for s, p, e, d in zip(self.stride, self.padding, self.output_padding, self.dilation, strict=True)
+            )
+            and min(self.sides) > 0
+        )
+
+
+def choose_kernel(layer: Layer) -> Kernel:
+    """Who computes a transposed convolution fastest, by its shape: a matrix product, torch or a kernel of ours.
+
+    ``python -m benchmarks.sweep`` shows what each choice costs; the reasons beside the lines are what it showed.
+    """
+    batch, channels, height, width = layer.input
+    outputs, kernel = layer.weight[1] * layer.groups, (layer.weight[2], layer.weight[3])
+    plain = (layer.padding, layer.output_padding, layer.dilation) == ((0, 0), (0, 0), (1, 1))
+    if (height, width, layer.groups) == (1, 1, 1) and plain:
+        return "product"  # one tap an output: the weights are read once, which is all there is to do
+    depthwise, dense = layer.groups == channels > 1, layer.groups == 1
+    large_stride, many = min(layer.stride) >= _LARGE_STRIDE, batch * height * width >= _FEW_POSITIONS
+    if layer.cuda:
+        # one thread an output: for outputs that read few numbers, where the tiles of a matrix product stay empty
+        read = channels // layer.groups * kernel[0] * kernel[1] / (layer.stride[0] * layer.stride[1])
+        return "fastvision" if read <= 64 else "torch"
+    if layer.dtype not in (torch.float32, torch.float64):
+        # oneDNN multiplies what we would widen to float32
+        return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
+    if layer.channels_last and depthwise:
+        # torch keeps the channels of a pixel side by side, which serves all but large strides
+        return "fastvision" if min(layer.stride) >= 2 * _LARGE_STRIDE and many else "torch"
+    if layer.channels_last:
+        # few outputs leave oneDNN's vectors empty, but turning an input costs more than that unless much is made of it
+        small = channels <= 128 and batch * channels * height * width < _LARGE_MAP
+        few = outputs <= 4 and small and outputs * kernel[0] * kernel[1] >= 32
+        # without overlap both multiply equally fast, and where the result lies decides
+        result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
+        windows = kernel == layer.stride and plain and result >= _LARGE_RESULT
+        return "fastvision" if dense and (few or windows or (large_stride and many)) else "torch"
+    if dense and large_stride:
+        return "fastvision"
+    if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
+        small = channels % 16 == 0 and batch * outputs * layer.sides[0] * layer.sides[1] < _LARGE_MAP
+        return "torch" if small and not large_stride and min(kernel) > 1 else "fastvision"
+    if not dense or not many:
+        return "torch"
+    # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
+    return "fastvision" if kernel == layer.stride or outputs <= 8 else "torch"
+
+
+def plan(
+    input: torch.Size,
+    weight: torch.Size,
+    stride: int | Pair,
+    padding: int | Pair,
+    output_padding: int | Pair,
+    groups: int,
+    dilation: int | Pair,
+    *rest: Any,
+) -> Kernel:
+    """:func:`choose_kernel` of a layer with ``rest`` = dtype, channels_last, cuda."""
+    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
+    layer = Layer(input, weight, *pairs, groups, to_pair(dilation), *rest)
+    return choose_kernel(layer) if layer.sound else "fastvision"
+
+
+# looking at a layer costs more than a small one takes
+remembered_plan = functools.lru_cache(maxsize=1024)(plan)
