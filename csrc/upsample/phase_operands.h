@@ -74,7 +74,7 @@ template <class T>
 class Weights {
  public:
   template <class S>
-  Weights(const Params& p, const S* weight) : panel_(gemm::tile<T>().rows), outputs_(p.group_outputs()) {
+  Weights(const Params& p, const S* weight) : panel_(even_rows(p.group_outputs())), outputs_(p.group_outputs()) {
     const Taps rows(p.y), columns(p.x);
     const int64_t panels = ceil_div(outputs_, panel_);
     int64_t size = 0;
@@ -111,6 +111,7 @@ class Weights {
     });
   }
 
+  int64_t panel_rows() const { return panel_; }
   const PhaseWeights<T>& phase(int64_t index) const { return phases_[size_t(index)]; }
   const T* panel(int64_t phase, int64_t group, int64_t index) const {
     const PhaseWeights<T>& f = phases_[size_t(phase)];
@@ -118,6 +119,11 @@ class Weights {
   }
 
  private:
+  // 8 outputs are 4 and 4, not 6 and 2: small tiles wait for their own sums.
+  static int64_t even_rows(int64_t outputs) {
+    return ceil_div(outputs, ceil_div(outputs, int64_t(gemm::tile<T>().rows)));
+  }
+
   int64_t panel_, outputs_;
   std::vector<PhaseWeights<T>> phases_;
   std::vector<std::vector<int64_t>> taps_;

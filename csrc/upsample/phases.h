@@ -36,7 +36,8 @@ class PhaseProducts {
         activation_(activation),
         output_(output),
         out_(out),
-        tile_(gemm::tile<T>()) {
+        tile_(gemm::tile<T>()),
+        rows_(weights_.panel_rows()) {
     bias_.assign(size_t(p.outputs), T(0));
     if (bias) std::transform(bias, bias + p.outputs, bias_.begin(), [](S b) { return static_cast<T>(b); });
   }
@@ -119,19 +120,22 @@ class PhaseProducts {
     }
   }
 
-  // Whether each packed number would be used once.
-  bool unpacked() const { return p_.group_outputs() <= tile_.rows; }
+  // Few outputs: what is packed would be used once or twice.
+  bool unpacked() const { return p_.group_outputs() <= kFewOutputs; }
 
   void multiply_in_place(int64_t group, int64_t first, int64_t index, T* sums) const {
     const auto& phase = weights_.phase(index);
     const int64_t channels = p_.group_channels(), columns = tile_.columns, outputs = p_.group_outputs();
-    const T* panel = weights_.panel(index, group, 0);
-    bool accumulate = false;
     if (phase.shifts.empty()) std::fill_n(sums, outputs * columns, T(0));
-    for (const auto& [y, x] : phase.shifts) {
-      const T* source = staged_.data.data() + group * channels * staged_.step + first - y * staged_.columns - x;
-      gemm::multiply<T>(outputs, {panel, tile_.rows, source, staged_.step, channels, sums, columns, accumulate});
-      panel += channels * tile_.rows, accumulate = true;
+    for (int64_t r = 0; r < outputs; r += rows_) {
+      const T* panel = weights_.panel(index, group, r / rows_);
+      bool accumulate = false;
+      for (const auto& [y, x] : phase.shifts) {
+        const T* source = staged_.data.data() + group * channels * staged_.step + first - y * staged_.columns - x;
+        gemm::multiply<T>(std::min(rows_, outputs - r),
+                          {panel, rows_, source, staged_.step, channels, sums + r * columns, columns, accumulate});
+        panel += channels * rows_, accumulate = true;
+      }
     }
   }
 
@@ -152,10 +156,10 @@ class PhaseProducts {
             continue;
           }
           const int64_t index = row_phase * phases + f;
-          for (int64_t r = 0; r < some; r += tile_.rows) {
-            gemm::multiply<T>(std::min<int64_t>(tile_.rows, some - r),
-                              {weights_.panel(index, group, (o + r) / tile_.rows), tile_.rows, tile.panels[size_t(f)],
-                               columns, weights_.phase(index).depth, sums + r * columns, columns, false});
+          for (int64_t r = 0; r < some; r += rows_) {
+            gemm::multiply<T>(std::min(rows_, some - r),
+                              {weights_.panel(index, group, (o + r) / rows_), rows_, tile.panels[size_t(f)], columns,
+                               weights_.phase(index).depth, sums + r * columns, columns, false});
           }
         }
         vectorized([&]() __attribute__((always_inline)) { store(tile.segments, s, group * outputs + o, some); });
@@ -164,7 +168,7 @@ class PhaseProducts {
   }
 
   // Output channels that are multiplied before any is stored: enough that channels_last writes whole cache lines.
-  int64_t block_rows() const { return kPanels * tile_.rows; }
+  int64_t block_rows() const { return kPanels * rows_; }
 
   void find_segments(int64_t first, int64_t row_phase, std::vector<Segment>& segments) const {
     const int64_t stride = p_.x.stride;
@@ -226,7 +230,7 @@ class PhaseProducts {
     }
   }
 
-  static constexpr int64_t kPanels = 4;
+  static constexpr int64_t kPanels = 4, kFewOutputs = 8;
 
   const Params p_;
   const Staged<T> staged_;
@@ -236,6 +240,7 @@ class PhaseProducts {
   S* output_;
   const Strides out_;
   const gemm::Tile tile_;
+  const int64_t rows_;  // of a panel of weights
 };
 
 }  // namespace fastvision::conv_transpose2d

@@ -27,7 +27,7 @@ _pair = st.tuples(st.integers(1, 5), st.integers(1, 5))
 
 @settings(max_examples=150, deadline=None)
 @given(
-    groups=st.sampled_from([(1, 7, 5), (1, 3, 3), (2, 3, 4), (3, 1, 1), (5, 1, 2), (1, 1, 9)]),
+    groups=st.sampled_from([(1, 7, 5), (1, 3, 3), (2, 3, 4), (3, 1, 1), (5, 1, 2), (1, 1, 9), (1, 3, 19), (2, 2, 10)]),
     size=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 37)),
     taps=st.tuples(st.sampled_from([1, 2, 3, 5, 18]), st.sampled_from([1, 2, 4, 7, 17, 33])),
     stride=st.tuples(st.sampled_from([1, 2, 3, 9]), st.sampled_from([1, 2, 3, 4, 16])),
