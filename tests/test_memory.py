@@ -17,18 +17,15 @@ from fastvision import _library, ops
 pytestmark = pytest.mark.skipif(
     not _library.LOADED or fastvision.BACKEND != "native" or sys.platform != "linux", reason="only there is it kept"
 )
-MAPS = torch.arange(64.0 * 512 * 512).reshape(1, 64, 512, 512)  # 67 MB
 
 
-def large() -> Tensor:
-    """Nearest-neighbour upsampling of one corner, written whole by a kernel of ours."""
-    output: Tensor = ops.max_unpool2d(MAPS[:, :, :256, :256], _indices(), 2)
+def large(side: int = 256, channels: int = 64) -> Tensor:
+    """Values at even pixels and zeros between them, written whole by a kernel of ours; 67 MB for the default."""
+    rows = torch.arange(side)[:, None] * 2
+    indices = (rows * 2 * side + torch.arange(side) * 2).expand(1, channels, -1, -1)
+    maps = torch.arange(float(channels * side * side)).reshape(1, channels, side, side)
+    output: Tensor = ops.max_unpool2d(maps, indices, 2)
     return output
-
-
-def _indices() -> Tensor:
-    rows, columns = torch.arange(256)[:, None] * 2, torch.arange(256) * 2
-    return (rows * 512 + columns).expand(1, 64, -1, -1)
 
 
 def resident_mb() -> float:
@@ -56,14 +53,35 @@ def test_memory_is_used_again_and_given_back() -> None:
     assert before - resident_mb() > 50
 
 
+def test_small_outputs_hold_no_large_blocks() -> None:
+    fastvision.empty_cache()
+    before, kept = resident_mb(), []
+    for _ in range(6):
+        large(channels=128)  # 134 MB
+        kept.append(large(channels=32))  # 34 MB
+    fastvision.empty_cache()
+    assert resident_mb() - before < 6 * 34 + 100
+    assert all(torch.equal(a, kept[0]) for a in kept)
+
+
+@pytest.mark.slow  # 269 MB
+def test_the_largest_are_not_kept() -> None:
+    fastvision.empty_cache()
+    address = large().data_ptr()
+    before = resident_mb()
+    large(channels=257)
+    assert resident_mb() - before < 100
+    assert large().data_ptr() == address
+
+
 def test_little_is_kept() -> None:
     fastvision.empty_cache()
-    before = resident_mb()
-    outputs = [large() for _ in range(8)]
-    assert resident_mb() - before > 500
+    outputs = [large() for _ in range(8)]  # 537 MB
+    alive = resident_mb()
     del outputs
-    assert resident_mb() - before < 300
+    assert 200 < alive - resident_mb() < 400  # 268 MB at most stay
     fastvision.empty_cache()
+    assert alive - resident_mb() > 450
 
 
 def test_an_output_outlives_the_others() -> None:
@@ -99,8 +117,11 @@ def test_threads_and_a_forked_process() -> None:
     output = large()
     child = os.fork()
     if child == 0:  # with no threads but its own, so nothing may ask for more
-        fastvision.empty_cache()
-        output.numpy()[:] = -1
-        os._exit(0)
+        try:
+            fastvision.empty_cache()
+            output.numpy()[:] = -1
+            os._exit(0)
+        finally:
+            os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     assert torch.equal(output, expected)

@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <mutex>
-#include <vector>
 
 #include "common/memory.h"
 
@@ -25,41 +24,42 @@ struct Block {
 
 #ifdef __linux__
 
-// What tensors gave back, oldest first. A thread that finds the list busy does without: nothing here waits, so a
-// process that was forked in the middle cannot hang.
+// What tensors gave back, oldest first. A thread that finds the list busy does without: taking and giving never wait,
+// so a process that was forked in the middle cannot hang, and never throw.
 class FreeBlocks {
  public:
   static constexpr size_t kMost = size_t(256) << 20;  // bytes kept
 
-  // the newest block that is large enough, with whatever it held, or none
+  // The smallest block that is large enough, with whatever it held, or none. None of more than twice the size: the
+  // tensor holds all of it for as long as it lives.
   Block take(size_t bytes) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return {};
-    const auto found = std::find_if(blocks_.rbegin(), blocks_.rend(), [&](const Block& b) { return b.bytes >= bytes; });
-    if (found == blocks_.rend()) return {};
-    const Block block = *found;
-    blocks_.erase(std::next(found).base());
-    return block;
+    int best = -1;
+    for (int i = 0; i < count_; ++i) {
+      const size_t size = blocks_[i].bytes;
+      if (size >= bytes && size / 2 <= bytes && (best < 0 || size < blocks_[best].bytes)) best = i;
+    }
+    return best < 0 ? Block{} : remove(best);
   }
 
   void give_back(const Block& block) {
-#ifdef MADV_FREE
-    if (block.bytes <= kMost) madvise(block.data, block.bytes, MADV_FREE);
-#endif
-    std::vector<Block> surplus{block};
-    if (const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) {
-      size_t total = 0;
-      blocks_.push_back(block);
-      const auto kept =
-          std::find_if(blocks_.rbegin(), blocks_.rend(), [&](const Block& b) { return (total += b.bytes) > kMost; });
-      surplus.assign(blocks_.begin(), kept.base());
-      blocks_.erase(blocks_.begin(), kept.base());
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock || block.bytes > kMost) {
+      munmap(block.data, block.bytes);
+      return;
     }
-    for (const Block& old : surplus) munmap(old.data, old.bytes);
+#ifdef MADV_FREE
+    madvise(block.data, block.bytes, MADV_FREE);
+#endif
+    while (count_ == kSlots || total_ + block.bytes > kMost) unmap_oldest();
+    blocks_[count_++] = block;
+    total_ += block.bytes;
   }
 
   void clear() {
-    for (Block block = take(1); block.data; block = take(1)) munmap(block.data, block.bytes);
+    const std::unique_lock<std::mutex> lock(mutex_);
+    while (count_ > 0) unmap_oldest();
   }
 
   // outlives every tensor, those too that die while the process ends
@@ -69,8 +69,24 @@ class FreeBlocks {
   }
 
  private:
+  static constexpr int kSlots = 16;
+
+  Block remove(int i) {
+    const Block block = blocks_[i];
+    std::copy(blocks_ + i + 1, blocks_ + count_--, blocks_ + i);
+    total_ -= block.bytes;
+    return block;
+  }
+
+  void unmap_oldest() {
+    const Block block = remove(0);
+    munmap(block.data, block.bytes);
+  }
+
   std::mutex mutex_;
-  std::vector<Block> blocks_;
+  Block blocks_[kSlots];
+  int count_ = 0;
+  size_t total_ = 0;
 };
 
 // Fresh pages read as zeros, and are best not cleared again.
@@ -95,7 +111,7 @@ inline torch::stable::Tensor tensor_in(const Block& block, torch::headeronly::In
 inline void reuse_memory(torch::stable::Tensor& t) {
   constexpr size_t kLarge = size_t(32) << 20;  // from here on the C library keeps nothing
   const size_t bytes = size_t(t.numel()) * size_t(t.element_size());
-  if (bytes >= kLarge) {
+  if (bytes >= kLarge && bytes <= FreeBlocks::kMost) {
     Block block = used_block(bytes);
     if (!block.data) block = fresh_block(bytes);
     if (block.data) {

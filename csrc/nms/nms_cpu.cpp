@@ -39,7 +39,8 @@ std::vector<int64_t> keep(const T* boxes, const S* scores, const int64_t* idxs, 
     const auto run = [&](auto bytes) {
       int64_t count = 0;
       vectorized([&]() __attribute__((always_inline)) {
-        count = suppress<T, metric, bytes.value>(columns.ranked(), T(params.threshold), params.max_output, kept);
+        count =
+            suppress<T, metric, decltype(bytes)::value>(columns.ranked(), T(params.threshold), params.max_output, kept);
       });
       return count;
     };

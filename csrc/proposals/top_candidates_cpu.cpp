@@ -4,7 +4,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include <atomic>
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <utility>
 
 #include "common/dispatch.h"
@@ -82,7 +84,7 @@ class Best {
   }
 
   // After the last `thin_out`: whether nothing that the guess kept out could be among the best.
-  bool complete() const { return guess_ <= std::max(shared_->load(), worst_); }
+  bool complete() const { return !(guess_ > std::max(shared_->load(), worst_)); }  // a NaN threshold too
 
   C cutoff() const { return cutoff_; }
 

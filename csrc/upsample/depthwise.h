@@ -183,10 +183,10 @@ class Row {
       const T* inputs = plane + (q - tap.shift) * padded_.step + padded_.margin;
       const T* weights = kernel + tap.k * x_.kernel;
       for (int64_t t = 0; t < whole; ++t) products_.push(inputs - t, weights + t * stride);
-      rests_.push(inputs - whole, weights + whole * stride);
+      if (whole * stride < x_.kernel) rests_.push(inputs - whole, weights + whole * stride);
     }
     products_.add_to(line_.data(), positions, stride, stride);
-    if (whole * stride < x_.kernel) rests_.add_to(line_.data(), positions, stride, x_.kernel - whole * stride);
+    rests_.add_to(line_.data(), positions, stride, x_.kernel - whole * stride);
   }
 
   [[gnu::always_inline]] void narrow(const PhaseTaps& taps, int64_t q, const T* plane, const T* kernel, T bias) {

@@ -11,7 +11,9 @@ namespace fastvision::conv_transpose2d {
 constexpr int64_t kLeastPixels = 48;  // of a map; fewer would leave tiles empty
 
 inline bool are_windows(const Params& p, const Strides& out) {
-  const auto fits = [](const Axis& a) { return a.kernel == a.stride && a.dilation == 1 && a.out == a.in * a.stride; };
+  const auto fits = [](const Axis& a) {
+    return a.kernel == a.stride && a.dilation == 1 && a.padding == 0 && a.out == a.in * a.stride;
+  };
   return p.groups == 1 && out.c == 1 && fits(p.y) && fits(p.x) && p.y.in * p.x.in >= kLeastPixels;
 }
 

@@ -87,6 +87,18 @@ def test_windows_that_do_not_overlap(window: Any, inputs: int, outputs: int, siz
             torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("padding", [(1, 0), (0, 2), (1, 1), (0, 0)])
+def test_windows_that_are_shifted(padding: Any) -> None:
+    """Padding on one side and output_padding on the other leave the size that windows side by side have."""
+    x = torch.randn(1, 5, 9, 8).to(memory_format=torch.channels_last)
+    weight, extra = torch.randn(5, 3, 5, 5), (2 * padding[0], 2 * padding[1])
+    expected = F.conv_transpose2d(x, weight, None, 5, padding, extra)
+    assert expected.shape[2:] == (45, 40)
+    actual = kernel(x, weight, None, (5, 5), padding, extra, 1, (1, 1), slope=1.0)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ops.conv_transpose2d(x, weight, None, 5, padding, extra), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_bits_do_not_depend_on_threads(groups: int, channels_last: bool) -> None:

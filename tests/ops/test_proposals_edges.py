@@ -123,6 +123,14 @@ def test_large_scores_at_even_distances(period: int, sigmoid: bool, device: torc
                 assert torch.equal(indices[0, 0, : len(wanted)], wanted)
 
 
+def test_no_score_is_above_nan(device: torch.device) -> None:
+    maps, deltas = torch.randn(1, 3, 40, 40, device=device), torch.zeros(1, 4, 40, 40, device=device)
+    anchors = CELL.to(device).expand(1600, -1)
+    kwargs: Any = {"num_classes": 3, "score_threshold": NAN, "top_k": 10}
+    (found,) = ops.ssd_detections([maps], [deltas], anchors, [(99, 99)], **kwargs)
+    assert len(found["scores"]) == 0
+
+
 @pytest.mark.parametrize("pair", [(10.0, 10.0005), (16.0, 16.5), (17.0, 20.0), (-3.0, 2.0), (2.0, 2.0)])
 def test_yolo_label_is_the_first_of_equal_probabilities(pair: tuple[float, float], device: torch.device) -> None:
     output = torch.full((1, 4 * 2 + 3, 3, 3), -9.0, device=device)

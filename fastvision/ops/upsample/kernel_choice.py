@@ -15,7 +15,8 @@ Kernel = Literal["product", "torch", "fastvision"]
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 _LARGE_MAP = 1 << 22  # numbers
-_LARGE_RESULT = 32 << 20  # bytes; from it on torch's allocator takes fresh pages each time, and ours those of before
+# bytes: from the first on torch's allocator takes fresh pages each time, and up to the second ours those of before
+_LARGE_RESULT, _LARGEST_KEPT = 32 << 20, 256 << 20
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
 
@@ -107,7 +108,7 @@ def choose_kernel(layer: Layer) -> Kernel:
         few = outputs <= 4 and small and outputs * kernel[0] * kernel[1] >= 32
         # without overlap both multiply equally fast, and where the result lies decides
         result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
-        windows = kernel == layer.stride and plain and result >= _LARGE_RESULT
+        windows = kernel == layer.stride and plain and _LARGE_RESULT <= result <= _LARGEST_KEPT
         return "fastvision" if dense and (few or windows or (large_stride and many)) else "torch"
     if dense and large_stride:
         return "fastvision"
