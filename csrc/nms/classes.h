@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "common/memory.h"
 #include "common/parallel.h"
 #include "common/rank.h"
 
@@ -36,23 +37,27 @@ inline Groups group_by_class(const int64_t* idxs, const int64_t* order, int64_t 
   groups.members.resize(n);
   groups.offsets.push_back(0);
   if (n == 0) return groups;
+  const Buffer<int64_t> ids(n);
   int64_t low = std::numeric_limits<int64_t>::max(), high = std::numeric_limits<int64_t>::min();
-  for (const int64_t* i = order; i < order + n; ++i) low = std::min(low, idxs[*i]), high = std::max(high, idxs[*i]);
+  for (int64_t r = 0; r < n; ++r) {
+    const int64_t id = ids[r] = idxs[order[r]];
+    low = std::min(low, id), high = std::max(high, id);
+  }
   const uint64_t range = uint64_t(high) - uint64_t(low);
   if (range < uint64_t(4 * n + 1024)) {  // counting sort
     std::vector<int64_t> start(range + 2, 0);
-    for (int64_t r = 0; r < n; ++r) ++start[idxs[order[r]] - low + 1];
+    for (int64_t r = 0; r < n; ++r) ++start[ids[r] - low + 1];
     std::partial_sum(start.begin(), start.end(), start.begin());
     for (size_t g = 0; g <= range; ++g) {
       if (start[g + 1] > start[g]) groups.offsets.push_back(start[g + 1]);
     }
-    for (int64_t r = 0; r < n; ++r) groups.members[start[idxs[order[r]] - low]++] = r;
+    for (int64_t r = 0; r < n; ++r) groups.members[start[ids[r] - low]++] = r;
   } else {
     std::iota(groups.members.begin(), groups.members.end(), 0);
-    const auto id = [&](int64_t r) { return idxs[order[r]]; };
-    std::stable_sort(groups.members.begin(), groups.members.end(), [&](int64_t a, int64_t b) { return id(a) < id(b); });
+    std::stable_sort(groups.members.begin(), groups.members.end(),
+                     [&](int64_t a, int64_t b) { return ids[a] < ids[b]; });
     for (int64_t r = 1; r <= n; ++r) {
-      if (r == n || id(groups.members[r]) != id(groups.members[r - 1])) groups.offsets.push_back(r);
+      if (r == n || ids[groups.members[r]] != ids[groups.members[r - 1]]) groups.offsets.push_back(r);
     }
   }
   return groups;
@@ -92,13 +97,12 @@ std::vector<int64_t> kept_of_classes(const std::vector<int64_t>& order, const in
       const int64_t count = suppress(indices, survivors.data());
       for (int64_t i = 0; i < count; ++i) keep[members[survivors[i]]] = 1;
     });
-    for (int64_t r = 0; r < ranks && int64_t(kept.size()) < max_output; ++r) {
-      if (keep[r]) kept.push_back(order[r]);
-    }
-    if (ranks == n || int64_t(kept.size()) == max_output) break;
-    kept.clear();
+    kept.resize(ranks);
+    int64_t count = 0;
+    for (int64_t r = 0; r < ranks && count < max_output; ++r) kept[count] = order[r], count += keep[r];
+    kept.resize(count);
+    if (ranks == n || count == max_output) return kept;
   }
-  return kept;
 }
 
 }  // namespace fastvision::nms

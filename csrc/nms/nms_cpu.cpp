@@ -12,7 +12,7 @@ namespace {
 // Structure of arrays of the boxes [N, 4] at `indices`
 template <class T>
 struct Columns {
-  std::vector<T> data;
+  Buffer<T> data;
   int64_t count;
 
   Columns(const T* boxes, const std::vector<int64_t>& indices) : data(5 * indices.size()), count(indices.size()) {

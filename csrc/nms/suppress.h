@@ -33,8 +33,8 @@ constexpr T smallest_exact() {
   return std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
 }
 
-// `kLanes` kept boxes side by side, as many as one instruction compares; an unused lane has area NaN, whose overlap is
-// NaN, which suppresses nothing.
+// `kLanes` kept boxes side by side, for instructions that compare as many at once; an unused lane has area NaN, whose
+// overlap is NaN, which suppresses nothing.
 template <class T, int kBytes>
 struct Lanes {
   static constexpr int kLanes = kBytes / int(sizeof(T));
@@ -48,20 +48,23 @@ struct Lanes {
 
   template <Metric metric>
   bool any_over(const Box<T>& candidate, T candidate_area, T threshold) const {
-    // Most lanes are far from the threshold: products with one slightly smaller and one slightly larger settle them
-    // without a division.
+    // Products with one slightly smaller and one slightly larger settle most without a division. One reduction over the
+    // lanes costs as much as the arithmetic, so there is one for each question.
     if (metric == Metric::kIou && threshold > 0 && threshold * candidate_area > smallest_exact<T>()) {
       constexpr T kSlack = 8 * std::numeric_limits<T>::epsilon();
       const T less = threshold * (1 - kSlack), more = threshold * (1 + kSlack);
       int maybe = 0, surely = 0;
       for (int l = 0; l < kLanes; ++l) {
         const T inter = intersection(Box<T>{x1[l], y1[l], x2[l], y2[l]}, candidate);
+        maybe |= inter > less * (area[l] + candidate_area - inter);
+      }
+      if (!maybe) return false;
+      for (int l = 0; l < kLanes; ++l) {
+        const T inter = intersection(Box<T>{x1[l], y1[l], x2[l], y2[l]}, candidate);
         const T area_union = area[l] + candidate_area - inter;
-        maybe |= inter > less * area_union;
         surely |= inter > more * area_union && area_union > 0;
       }
       if (surely) return true;
-      if (!maybe) return false;
     }
     int over = 0;
     for (int l = 0; l < kLanes; ++l) {
@@ -72,28 +75,30 @@ struct Lanes {
 };
 
 // Every kept box in one list.
-template <class T, Metric metric, int kBytes>
+template <class T, Metric metric>
 class Linear {
  public:
   explicit Linear(T threshold) : threshold_(threshold) {}
 
   bool suppresses(const Box<T>& box, T area) const {
-    for (const Lanes<T, kBytes>& lanes : kept_) {
+    for (const Several& lanes : kept_) {
       if (lanes.template any_over<metric>(box, area, threshold_)) return true;
     }
     return false;
   }
 
   void keep(const Box<T>& box, T area) {
-    const int lane = int(count_++ % Lanes<T, kBytes>::kLanes);
+    const int lane = int(count_++ % Several::kLanes);
     if (lane == 0) kept_.emplace_back();
     kept_.back().set(lane, box, area);
   }
 
  private:
+  using Several = Lanes<T, 128>;  // some instructions' worth, for one look at the outcome
+
   T threshold_;
   int64_t count_ = 0;
-  std::vector<Lanes<T, kBytes>> kept_;
+  std::vector<Several> kept_;
 };
 
 // Kept boxes in every cell they cover.
@@ -168,7 +173,7 @@ class Grid {
   T part_;
   Cells<T> cells_;
   Chains<Lanes<T, kBytes>> chains_;
-  Linear<T, metric, kBytes> oversized_;
+  Linear<T, metric> oversized_;
 };
 
 // Writes the ranks kept to `kept` (room for min(count, max_output)) and returns how many there are.
@@ -195,7 +200,7 @@ int64_t suppress(const RankedBoxes<T>& boxes, T threshold, int64_t max_output, i
       !tiny) {
     return suppress<T>(boxes, Grid<T, metric, kBytes>(boxes, threshold), max_output, kept);
   }
-  return suppress<T>(boxes, Linear<T, metric, kBytes>(threshold), max_output, kept);
+  return suppress<T>(boxes, Linear<T, metric>(threshold), max_output, kept);
 }
 
 }  // namespace fastvision::nms
