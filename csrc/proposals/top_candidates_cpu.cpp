@@ -51,14 +51,7 @@ void rank(Entry<C>* begin, Entry<C>* end, std::vector<Entry<C>>& scratch) {
   if constexpr (std::is_same_v<C, float>) {
     if (end - begin >= kRadixFrom) {
       if (int64_t(scratch.size()) < end - begin) scratch.resize(end - begin);
-      const auto key = [](const Entry<C>& e) { return uint32_t(e.word >> 32); };
-      radix_sort(begin, scratch.data(), end - begin, key);
-      for (Entry<C>* tied = begin; tied < end;) {  // equal scores by index
-        Entry<C>* next = tied + 1;
-        while (next < end && key(*next) == key(*tied)) ++next;
-        if (next - tied > 1) std::sort(tied, next);
-        tied = next;
-      }
+      radix_sort(begin, scratch.data(), end - begin, [](const Entry<C>& e) { return uint32_t(e.word >> 32); });
       return;
     }
   }

@@ -46,6 +46,25 @@ def test_equal_scores_keep_their_order(count: int, device: torch.device) -> None
     assert ops.nms(boxes, torch.ones(count, device=device), 0.5).tolist() == list(range(count))
 
 
+@pytest.mark.parametrize("spread", ["uniform", "next to one another", "tied in part", "far apart", "NaN among them"])
+@pytest.mark.parametrize("count", [450, 5000])
+def test_ranks_are_those_of_a_stable_sort(count: int, spread: str, device: torch.device) -> None:
+    g = data.generator(11)
+    scores = torch.rand(count, generator=g)
+    if spread == "next to one another":  # one score apart from the others: they differ in the last bits alone
+        scores = 1 + torch.randint(500, (count,), generator=g) * torch.finfo(torch.float32).eps
+        scores[count // 2] = 1e-30
+    elif spread == "tied in part":
+        scores = scores.clamp(0.3, 0.7)
+    elif spread == "far apart":
+        scores = (scores - 0.5) * torch.exp2(torch.randint(-120, 120, (count,), generator=g).float())
+    elif spread == "NaN among them":
+        scores[::7] = NAN
+    boxes = torch.zeros(count, 4, device=device)  # empty: none suppresses another
+    expected = torch.sort(scores.nan_to_num(-INF), descending=True, stable=True).indices
+    assert torch.equal(ops.nms(boxes, scores.to(device), 0.5).cpu(), expected)
+
+
 def test_zero_area_duplicates_are_both_kept(device: torch.device) -> None:
     assert indices([[3.0, 3, 3, 3], [3, 3, 3, 3]], [0.5, 0.6], device=device, threshold=0.0) == [1, 0]
 
