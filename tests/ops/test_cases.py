@@ -110,7 +110,8 @@ def test_gradcheck(case: OpCase, device: torch.device) -> None:
         function = functools.partial(call_op, case.op)
         assert torch.autograd.gradcheck(function, tuple(leaves))
         if case.linear:
-            assert torch.autograd.gradgradcheck(function, tuple(leaves))
+            # in random directions: the gradient is linear too, and was just checked entry by entry
+            assert torch.autograd.gradgradcheck(function, tuple(leaves), fast_mode=True)
         else:
             out = function(*leaves)
             grads = torch.autograd.grad(out.sum(), leaves, create_graph=True)
@@ -120,10 +121,13 @@ def test_gradcheck(case: OpCase, device: torch.device) -> None:
 
 @traceable
 def test_torch_compile(case: OpCase, device: torch.device) -> None:
-    compiled = torch.compile(case.op, fullgraph=True, backend="aot_eager", dynamic=True)
-    for sample in list(case.samples(device, torch.float32))[-6:]:
-        assert_close(case, sample, call(compiled, sample), call(case.op, sample))
-    torch._dynamo.reset()
+    samples = list(case.samples(device, torch.float32))
+    # symbolic sizes make a graph of several maps ten times as slow to trace: two samples of them, the rest as they are
+    for dynamic, some in ((True, [samples[0], samples[-2]]), (False, samples[-6:])):
+        compiled = torch.compile(case.op, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        for sample in some:
+            assert_close(case, sample, call(compiled, sample), call(case.op, sample))
+        torch._dynamo.reset()
 
 
 @traceable
