@@ -5,7 +5,6 @@
 // templates and its resolvers run before a sanitizer is ready.
 #pragma once
 
-#include <cstring>
 #include <type_traits>
 
 namespace fastvision {
@@ -14,26 +13,31 @@ namespace fastvision {
 template <class T>
 inline constexpr int kVectorLanes = 64 / int(sizeof(T));
 
-// That many numbers side by side, with the arithmetic a weighted sum needs. A struct around the compiler's own vector
-// type, because a bare vector type loses its attribute as a template argument.
-template <class T>
+// That many numbers side by side, with the arithmetic a weighted sum needs, as registers of kBytes each. Where they are
+// wider than the processor's, sums live in memory; in memory all are the same, see `as`.
+template <class T, int kBytes = 64>
 struct Vector {
   // aligned as T: callers promise no more, and an unaligned move of aligned data costs nothing
-  typedef T Raw __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
-  Raw raw{};
+  typedef T Part __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
+  static constexpr int kParts = 64 / kBytes, kPartLanes = kBytes / int(sizeof(T));
+  Part parts[kParts]{};
 
-  [[gnu::always_inline]] T* values() { return reinterpret_cast<T*>(&raw); }
-  [[gnu::always_inline]] const T* values() const { return reinterpret_cast<const T*>(&raw); }
+  [[gnu::always_inline]] T* values() { return reinterpret_cast<T*>(parts); }
+  [[gnu::always_inline]] const T* values() const { return reinterpret_cast<const T*>(parts); }
 
   // this += weight * other
-  [[gnu::always_inline]] void add(T weight, const Vector& other) { raw += weight * other.raw; }
+  [[gnu::always_inline]] void add(T weight, const Vector& other) {
+    for (int i = 0; i < kParts; ++i) parts[i] += weight * other.parts[i];
+  }
 
   // this += a * b, lane by lane
-  [[gnu::always_inline]] void add(const Vector& a, const Vector& b) { raw += a.raw * b.raw; }
+  [[gnu::always_inline]] void add(const Vector& a, const Vector& b) {
+    for (int i = 0; i < kParts; ++i) parts[i] += a.parts[i] * b.parts[i];
+  }
 
   [[gnu::always_inline]] T sum() const {
     T total = 0;
-    for (int l = 0; l < kVectorLanes<T>; ++l) total += raw[l];
+    for (int l = 0; l < kVectorLanes<T>; ++l) total += parts[l / kPartLanes][l % kPartLanes];
     return total;
   }
 
@@ -42,9 +46,10 @@ struct Vector {
   [[gnu::always_inline]] static Vector load(const S* source) {
     Vector vector;
     if constexpr (std::is_same_v<T, S>) {
-      std::memcpy(&vector.raw, source, sizeof(Raw));
+      for (int i = 0; i < kParts; ++i) vector.parts[i] = reinterpret_cast<const Part*>(source)[i];
     } else {
-      for (int l = 0; l < kVectorLanes<T>; ++l) vector.raw[l] = static_cast<T>(source[l]);
+      for (int l = 0; l < kVectorLanes<T>; ++l)
+        vector.parts[l / kPartLanes][l % kPartLanes] = static_cast<T>(source[l]);
     }
     return vector;
   }
@@ -52,12 +57,37 @@ struct Vector {
   template <class S>
   [[gnu::always_inline]] void store(S* target) const {
     if constexpr (std::is_same_v<T, S>) {
-      std::memcpy(target, &raw, sizeof(Raw));
+      for (int i = 0; i < kParts; ++i) reinterpret_cast<Part*>(target)[i] = parts[i];
     } else {
-      for (int l = 0; l < kVectorLanes<T>; ++l) target[l] = static_cast<S>(raw[l]);
+      for (int l = 0; l < kVectorLanes<T>; ++l) target[l] = static_cast<S>(parts[l / kPartLanes][l % kPartLanes]);
     }
   }
 };
+
+// The size of a register; `vectorized` gives it to bodies that want to know.
+template <int kBytes>
+using Register = std::integral_constant<int, kBytes>;
+
+// The same vectors, in registers of the processor a kernel is compiled for.
+template <class T, int kBytes>
+[[gnu::always_inline]] inline Vector<T, kBytes>* as(Register<kBytes>, Vector<T>* vectors) {
+  return reinterpret_cast<Vector<T, kBytes>*>(vectors);
+}
+template <class T, int kBytes>
+[[gnu::always_inline]] inline const Vector<T, kBytes>* as(Register<kBytes>, const Vector<T>* vectors) {
+  return reinterpret_cast<const Vector<T, kBytes>*>(vectors);
+}
+
+namespace simd_detail {
+template <int kBytes, class Body>
+[[gnu::always_inline]] inline void call(const Body& body) {
+  if constexpr (std::is_invocable_v<const Body&, Register<kBytes>>) {
+    body(Register<kBytes>{});
+  } else {
+    body();
+  }
+}
+}  // namespace simd_detail
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -82,22 +112,23 @@ template <class Body>
 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512"),
                flatten, noinline)) void
 run_avx512(const Body& body) {
-  body();
+  call<64>(body);
 }
 template <class Body>
 __attribute__((target("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"), flatten, noinline)) void run_avx2(const Body& body) {
-  body();
+  call<32>(body);
 }
 template <class Body>
 __attribute__((noinline)) void run_baseline(const Body& body) {
-  body();
+  call<16>(body);
 }
 }  // namespace simd_detail
 
 // Of the widest vector that pays: on the baseline two of 16.
 inline int vector_bytes() { return isa() == Isa::kAvx512 ? 64 : 32; }
 
-// Runs body() compiled for this processor. Everything body calls must be inlinable (headers, no parallel_for inside).
+// Runs body(), or body(Register<..>), compiled for this processor. Everything body calls must be inlinable (headers, no
+// parallel_for inside).
 template <class Body>
 void vectorized(const Body& body) {
   switch (isa()) {
@@ -113,7 +144,7 @@ inline int vector_bytes() { return 32; }
 
 template <class Body>
 void vectorized(const Body& body) {
-  body();
+  simd_detail::call<16>(body);
 }
 
 #endif

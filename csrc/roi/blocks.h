@@ -21,7 +21,8 @@ inline int64_t parts_for(int64_t maps, int64_t channels, int64_t lanes) {
   return (thread_count() + blocks - 1) / blocks;
 }
 
-// body(block, scratch), vectorised, for every block of `lanes` channels; each thread has a Scratch of its own.
+// body(register, block, scratch), vectorised, for every block of `lanes` channels; each thread has a Scratch of its
+// own.
 template <class Scratch, class Body>
 void for_each_block(int64_t maps, int64_t channels, int64_t lanes, int64_t parts, const Body& body) {
   const int64_t tasks = maps * ((channels + lanes - 1) / lanes) * parts;
@@ -31,7 +32,7 @@ void for_each_block(int64_t maps, int64_t channels, int64_t lanes, int64_t parts
       // the maps of one block of channels in a row, so that large and small ones mix
       const int64_t channel = task / (parts * maps) * lanes;
       const Block block{task / parts % maps, channel, std::min(lanes, channels - channel), task % parts, parts};
-      vectorized([&]() __attribute__((always_inline)) { body(block, scratch); });
+      vectorized([&](auto bytes) __attribute__((always_inline)) { body(bytes, block, scratch); });
     }
   });
 }

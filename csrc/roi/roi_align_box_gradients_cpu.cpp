@@ -39,14 +39,14 @@ struct GradientScratch : BlockScratch<T> {
 };
 
 // Sum over bins and lanes of grad times the map pooled with the given taps.
-template <class T>
-[[gnu::always_inline]] inline T slope_of(const roi::ChannelBlock<T>& map, const AxisTaps<T>& y, const AxisTaps<T>& x,
-                                         const Vector<T>* grad, Buffer<Vector<T>>& columns) {
+template <class T, int kBytes>
+[[gnu::always_inline]] inline T slope_of(Register<kBytes> bytes, const roi::ChannelBlock<T>& map, const AxisTaps<T>& y,
+                                         const AxisTaps<T>& x, const Vector<T>* grad, Buffer<Vector<T>>& columns) {
   if (y.empty() || x.empty()) return 0;
-  Vector<T> total;
-  roi::pool<T>(roi::vectors_of(map), y, x, columns.data(),
-               [&](int64_t bin, int64_t, const Vector<T>& sum)
-                   __attribute__((always_inline)) { total.add(sum, grad[bin]); });
+  Vector<T, kBytes> total;
+  roi::pool<T>(bytes, roi::vectors_of(map), y, x, columns.data(),
+               [&](int64_t bin, int64_t, const auto& sum)
+                   __attribute__((always_inline)) { total.add(sum, as(bytes, grad)[bin]); });
   return total.sum();
 }
 
@@ -61,7 +61,7 @@ void sum_blocks(const Rois<T>& rois, const Tensor& grad, const Tensors& maps, T*
   const int64_t parts = roi::parts_for(rois.maps(), p.channels, kVectorLanes<T>);
   roi::for_each_block<GradientScratch<T>>(
       rois.maps(), p.channels, kVectorLanes<T>, parts,
-      [&](const Block& block, GradientScratch<T>& scratch) __attribute__((always_inline)) {
+      [&](auto bytes, const Block& block, GradientScratch<T>& scratch) __attribute__((always_inline)) {
         const auto [begin, end] = rois.groups.range(block.map, block.part, block.parts);
         if (begin == end) return;
         scratch.map.reset(table.window(block.map));
@@ -83,10 +83,10 @@ void sum_blocks(const Rois<T>& rois, const Tensor& grad, const Tensors& maps, T*
           roi::load_bins<T>(grads + k * grad_step.n + block.channel * grad_step.c, grad_step, p.pooled_height,
                             p.pooled_width, block.lanes, pooled);
           T* out = sums + (block.channel / kVectorLanes<T> * rois.count + k) * 4;
-          out[0] = slope_of(scratch.map, taps.y, scratch.x.low, pooled, scratch.columns);
-          out[1] = slope_of(scratch.map, scratch.y.low, taps.x, pooled, scratch.columns);
-          out[2] = slope_of(scratch.map, taps.y, scratch.x.high, pooled, scratch.columns);
-          out[3] = slope_of(scratch.map, scratch.y.high, taps.x, pooled, scratch.columns);
+          out[0] = slope_of(bytes, scratch.map, taps.y, scratch.x.low, pooled, scratch.columns);
+          out[1] = slope_of(bytes, scratch.map, scratch.y.low, taps.x, pooled, scratch.columns);
+          out[2] = slope_of(bytes, scratch.map, taps.y, scratch.x.high, pooled, scratch.columns);
+          out[3] = slope_of(bytes, scratch.map, scratch.y.high, taps.x, pooled, scratch.columns);
         }
       });
 }

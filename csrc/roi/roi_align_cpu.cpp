@@ -51,9 +51,9 @@ void pool_channels_last(const Rois<T>& rois, const Tensors& maps, Tensor& output
       scratch.reserve(taps.x.columns.size() * vectors);
       const Strides& step = inputs.step[level];
       const roi::VectorMap<S> image{inputs.data[level] + map % p.batch * step.n, step.h, step.w, vectors};
-      vectorized([&]() __attribute__((always_inline)) {
-        roi::pool<T>(image, taps.y, taps.x, scratch.data(),
-                     [&](int64_t bin, int64_t v, const Vector<T>& sum) __attribute__((always_inline)) {
+      vectorized([&](auto bytes) __attribute__((always_inline)) {
+        roi::pool<T>(bytes, image, taps.y, taps.x, scratch.data(),
+                     [&](int64_t bin, int64_t v, const auto& sum) __attribute__((always_inline)) {
                        sum.store(pooled + bin * p.channels + v * kVectorLanes<T>);
                      });
       });
@@ -72,7 +72,7 @@ void pool_blocks(const Rois<T>& rois, const Tensors& maps, Tensor& output) {
   const int64_t parts = roi::parts_for(rois.maps(), p.channels, kVectorLanes<T>);
   roi::for_each_block<BlockScratch<T>>(
       rois.maps(), p.channels, kVectorLanes<T>, parts,
-      [&](const Block& block, BlockScratch<T>& scratch) __attribute__((always_inline)) {
+      [&](auto bytes, const Block& block, BlockScratch<T>& scratch) __attribute__((always_inline)) {
         const auto [begin, end] = rois.groups.range(block.map, block.part, block.parts);
         if (begin == end) return;
         scratch.reserve(p, table.widest());
@@ -86,9 +86,9 @@ void pool_blocks(const Rois<T>& rois, const Tensors& maps, Tensor& output) {
           if (taps.empty()) {
             std::fill_n(pooled, bins, Vector<T>{});
           } else {
-            roi::pool<T>(roi::vectors_of(scratch.map), taps.y, taps.x, scratch.columns.data(),
-                         [&](int64_t bin, int64_t, const Vector<T>& sum)
-                             __attribute__((always_inline)) { pooled[bin] = sum; });
+            roi::pool<T>(bytes, roi::vectors_of(scratch.map), taps.y, taps.x, scratch.columns.data(),
+                         [&](int64_t bin, int64_t, const auto& sum)
+                             __attribute__((always_inline)) { sum.store(pooled[bin].values()); });
           }
           roi::store_lanes<T>(pooled, bins, block.lanes,
                               out + rois.groups.order[r] * out_step.n + block.channel * out_step.c, out_step.c,
@@ -106,7 +106,7 @@ void unpool_blocks(const Rois<T>& rois, const Tensor& grad, Tensors& maps) {
   const TapTable<T> table(rois);
   roi::for_each_block<BlockScratch<T>>(
       rois.maps(), p.channels, kVectorLanes<T>, 1,
-      [&](const Block& block, BlockScratch<T>& scratch) __attribute__((always_inline)) {
+      [&](auto bytes, const Block& block, BlockScratch<T>& scratch) __attribute__((always_inline)) {
         const Level& level = rois.level(block.map);
         if (level.height == 0 || level.width == 0) return;
         scratch.reserve(p, table.widest());
@@ -118,7 +118,7 @@ void unpool_blocks(const Rois<T>& rois, const Tensor& grad, Tensors& maps) {
           if (taps.empty()) continue;
           roi::load_bins<T>(grads + rois.groups.order[r] * step.n + block.channel * step.c, step, p.pooled_height,
                             p.pooled_width, block.lanes, scratch.pooled.data());
-          roi::unpool<T>(scratch.map, taps.y, taps.x, scratch.pooled.data(), scratch.columns.data());
+          roi::unpool<T>(bytes, scratch.map, taps.y, taps.x, scratch.pooled.data(), scratch.columns.data());
         }
         const int64_t l = block.map / p.batch;
         const Strides& out = outputs.step[l];

@@ -75,13 +75,14 @@ void pool(const Params& p, const Region<T>& region, const S* map, int64_t step, 
       const int64_t count = int64_t(taps.pixels.size());
       const int64_t* pixels = taps.pixels.data();
       const T* weights = taps.weights.data();
-      vectorized([&]() __attribute__((always_inline)) {
+      vectorized([&](auto bytes) __attribute__((always_inline)) {
+        using V = Vector<T, decltype(bytes)::value>;
         for (int64_t v = 0; v < vectors; ++v) {
-          Vector<T> sum;
+          V sum;
           for (int64_t t = 0; t < count; ++t) {
-            sum.add(weights[t], Vector<T>::load(map + pixels[t] * step + v * kVectorLanes<T>));
+            sum.add(weights[t], V::load(map + pixels[t] * step + v * kVectorLanes<T>));
           }
-          pooled[v] = sum;
+          sum.store(pooled[v].values());
         }
       });
     }
@@ -119,12 +120,13 @@ void unpool(const Params& p, const Region<T>& region, const Vector<T>* grad, int
   for (int64_t i = 0; i < p.pooled_height; ++i) {
     for (int64_t j = 0; j < p.pooled_width; ++j, grad += vectors) {
       taps.build(region, i, j);
-      vectorized([&]() __attribute__((always_inline)) {
+      vectorized([&](auto bytes) __attribute__((always_inline)) {
+        using V = Vector<T, decltype(bytes)::value>;
         for (size_t t = 0; t < taps.pixels.size(); ++t) {
           T* pixel = sums + taps.pixels[t] * step;
           for (int64_t v = 0; v < vectors; ++v) {
-            Vector<T> sum = Vector<T>::load(pixel + v * kVectorLanes<T>);
-            sum.add(taps.weights[t], grad[v]);
+            V sum = V::load(pixel + v * kVectorLanes<T>);
+            sum.add(taps.weights[t], as(bytes, grad)[v]);
             sum.store(pixel + v * kVectorLanes<T>);
           }
         }
@@ -151,7 +153,7 @@ void unpool_all(const char* op, const Params& p, const Tensor& grad, const Tenso
     Buffer<Vector<T>> grad;
   };
   roi::for_each_block<Scratch>(
-      p.batch, sums.channels(), vectors * kVectorLanes<T>, 1, [&](const roi::Block& block, Scratch& scratch) {
+      p.batch, sums.channels(), vectors * kVectorLanes<T>, 1, [&](auto, const roi::Block& block, Scratch& scratch) {
         const int64_t own = block.lanes / kVectorLanes<T>, real = std::min(block.lanes, p.channels - block.channel);
         scratch.grad.reserve(size_t(bins * own));
         T* target = sums.image(block.map) + block.channel;

@@ -166,7 +166,8 @@ void pool_blocks(const Params& p, const Tensor& input, const T* rois, const RoiG
   const int64_t parts = roi::parts_for(p.batch, p.channels, kVectorLanes<T>);
   constexpr int64_t kLanes = kVectorLanes<T>;
   roi::for_each_block<Scratch<T>>(
-      p.batch, p.channels, kLanes, parts, [&](const Block& block, Scratch<T>& scratch) __attribute__((always_inline)) {
+      p.batch, p.channels, kLanes, parts,
+      [&](auto, const Block& block, Scratch<T>& scratch) __attribute__((always_inline)) {
         const auto [begin, end] = groups.range(block.map, block.part, block.parts);
         if (begin == end) return;
         scratch.map.reset(windows[block.map]);
@@ -215,7 +216,7 @@ void scatter(const Params& p, const Tensor& grad, const Tensor& argmax, const Ro
   S* out = output.mutable_data_ptr<S>();
   const int64_t lanes = channels_last ? kVectorLanes<T> : 1, pixels = p.height * p.width;
   roi::for_each_block<Buffer<T>>(
-      p.batch, p.channels, lanes, 1, [&](const Block& block, Buffer<T>& sums) __attribute__((always_inline)) {
+      p.batch, p.channels, lanes, 1, [&](auto, const Block& block, Buffer<T>& sums) __attribute__((always_inline)) {
         sums.reserve(size_t(pixels * lanes));
         std::fill_n(sums.data(), pixels * lanes, T(0));
         const auto [begin, end] = groups.range(block.map);
