@@ -62,44 +62,50 @@ class Cells {
   int64_t columns_, rows_;
 };
 
-// Chains of `Lanes`, one for each cell, from one arena. Lanes::set(lane, box...) files a box.
+// A list of `Lanes` for each cell, from one arena, oldest and thereby best-scored boxes first: they suppress most. A
+// list lies in one piece, which the processor reads ahead of; where it is full it moves to one of twice the length.
+// Lanes::set(lane, box...) files a box.
 template <class Lanes>
-class Chains {
+class Lists {
  public:
-  Chains(int64_t cells, int64_t boxes) : cells_(cells) { arena_.reserve(boxes / 4 + 16); }
+  Lists(int64_t cells, int64_t boxes) : cells_(cells) { arena_.reserve(boxes / 2 + 16); }
 
   template <class... Box>
   void insert(int64_t cell, const Box&... box) {
-    Chain& chain = cells_[cell];
-    const int lane = int(chain.size++ % Lanes::kLanes);
-    if (lane == 0) {
-      const int32_t link = int32_t(arena_.size());
-      arena_.emplace_back();
-      (chain.last < 0 ? chain.first : arena_[chain.last].next) = link;
-      chain.last = link;
-    }
-    arena_[chain.last].set(lane, box...);
+    List& list = cells_[cell];
+    const int32_t last = list.boxes / Lanes::kLanes;
+    if (last == list.capacity) grow(list);
+    arena_[list.begin + last].set(list.boxes % Lanes::kLanes, box...);
+    ++list.boxes;
   }
 
   // Whether test(lanes) holds for any of a cell's.
   template <class Test>
   bool any(int64_t cell, const Test& test) const {
-    for (int32_t link = cells_[cell].first; link >= 0; link = arena_[link].next) {
-      if (test(arena_[link])) return true;
+    const List& list = cells_[cell];
+    const Lanes* lanes = arena_.data() + list.begin;
+    for (int32_t left = list.boxes; left > 0; left -= Lanes::kLanes, ++lanes) {
+      if (test(*lanes)) return true;
     }
     return false;
   }
 
  private:
-  // from the oldest, best-scored boxes, which suppress most, to the newest
-  struct Chain {
-    int32_t first = -1, last = -1, size = 0;
+  struct List {
+    int64_t begin = 0;
+    int32_t capacity = 0, boxes = 0;
   };
-  struct Link : Lanes {
-    int32_t next = -1;
-  };
-  std::vector<Chain> cells_;
-  std::vector<Link> arena_;
+
+  void grow(List& list) {
+    const int64_t begin = int64_t(arena_.size());
+    const int32_t capacity = std::max(1, 2 * list.capacity);
+    arena_.resize(size_t(begin + capacity));
+    std::copy_n(arena_.begin() + list.begin, list.capacity, arena_.begin() + begin);
+    list.begin = begin, list.capacity = capacity;
+  }
+
+  std::vector<List> cells_;
+  std::vector<Lanes> arena_;
 };
 
 }  // namespace fastvision::nms

@@ -63,21 +63,21 @@ class Grid {
   Grid(const std::vector<RotatedBox>& boxes, double threshold)
       : threshold_(threshold),
         cells_(sample_of(boxes), int64_t(boxes.size())),
-        chains_(cells_.count(), int64_t(boxes.size())),
+        lists_(cells_.count(), int64_t(boxes.size())),
         oversized_(1, 0) {}
 
   bool suppresses(const RotatedBox& box) const {
     const auto over = [&](const Lanes& kept) __attribute__((always_inline)) { return kept.any_over(box, threshold_); };
     if (oversized_.any(0, over)) return true;
-    if (threshold_ >= 0.5) return chains_.any(cells_.row_of(box.y) * cells_.columns() + cells_.column_of(box.x), over);
+    if (threshold_ >= 0.5) return lists_.any(cells_.row_of(box.y) * cells_.columns() + cells_.column_of(box.x), over);
     bool found = false;
-    for_each_cell(box, [&](int64_t cell) { found = found || chains_.any(cell, over); });
+    for_each_cell(box, [&](int64_t cell) { found = found || lists_.any(cell, over); });
     return found;
   }
 
   void keep(const RotatedBox& box) {
     if (for_each_cell(box, [](int64_t) {}) > kMostCells) return oversized_.insert(0, box);
-    for_each_cell(box, [&](int64_t cell) { chains_.insert(cell, box); });
+    for_each_cell(box, [&](int64_t cell) { lists_.insert(cell, box); });
   }
 
  private:
@@ -95,8 +95,8 @@ class Grid {
 
   double threshold_;
   nms::Cells<double> cells_;
-  nms::Chains<Lanes> chains_;
-  nms::Chains<Lanes> oversized_;  // one cell
+  nms::Lists<Lanes> lists_;
+  nms::Lists<Lanes> oversized_;  // one cell
 };
 
 // Writes the positions kept of boxes in rank order and returns how many there are.

@@ -113,7 +113,7 @@ class Grid {
         points_(std::max(1, int(std::ceil(1.0 / double(threshold))) - 1)),
         part_(T(1) / (points_ + 1)),
         cells_(sample_of(boxes), boxes.count),
-        chains_(cells_.count(), boxes.count),
+        lists_(cells_.count(), boxes.count),
         oversized_(threshold) {}
 
   bool suppresses(const Box<T>& box, T area) const {
@@ -133,7 +133,7 @@ class Grid {
         const int64_t column = cells_.column_of(box.x1 + i * step_x);
         if (column == last_column) continue;
         last_column = column;
-        if (chains_.any(row * cells_.columns() + column, over)) return true;
+        if (lists_.any(row * cells_.columns() + column, over)) return true;
       }
     }
     return false;
@@ -147,7 +147,7 @@ class Grid {
     const int64_t r0 = cells_.row_of(box.y1 - pad_y), r1 = cells_.row_of(box.y2 + pad_y);
     if ((c1 - c0 + 1) * (r1 - r0 + 1) > kMostCells) return oversized_.keep(box, area);
     for (int64_t r = r0; r <= r1; ++r) {
-      for (int64_t c = c0; c <= c1; ++c) chains_.insert(r * cells_.columns() + c, box, area);
+      for (int64_t c = c0; c <= c1; ++c) lists_.insert(r * cells_.columns() + c, box, area);
     }
   }
 
@@ -172,7 +172,7 @@ class Grid {
   int points_;
   T part_;
   Cells<T> cells_;
-  Chains<Lanes<T, kBytes>> chains_;
+  Lists<Lanes<T, kBytes>> lists_;
   Linear<T, metric> oversized_;
 };
 
