@@ -57,7 +57,7 @@ def empty_cache() -> None:
     On Linux the system takes it back by itself when memory is short; elsewhere nothing is kept.
     """
     if MODULE is not None:
-        MODULE.release_memory()
+        MODULE.empty_cache()
 
 
 def with_reference(reference: Callable[..., Any]) -> Callable[[_F], _F]:

@@ -122,12 +122,12 @@ inline void reuse_memory(torch::stable::Tensor& t) {
   advise_huge_pages(t.mutable_data_ptr(), bytes);
 }
 
-inline void release_memory() { FreeBlocks::instance().clear(); }
+inline void empty_cache() { FreeBlocks::instance().clear(); }
 
 #else
 
 inline void reuse_memory(torch::stable::Tensor&) {}
-inline void release_memory() {}
+inline void empty_cache() {}
 
 #endif
 
