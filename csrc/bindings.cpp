@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "common/recycled.h"
+#include "common/simd.h"
 
 #ifndef FASTVISION_MODULE
 #ifdef FASTVISION_EMULATION
@@ -32,11 +33,12 @@ static py::dict build_info() {
 #endif
   info["cuda_architectures"] = FASTVISION_CUDA_ARCHITECTURES;
   info["torch_abi"] = "2.11";
+  info["cpu_capability"] = fastvision::cpu_capability();
   return info;
 }
 
 PYBIND11_MODULE(FASTVISION_MODULE, m) {
   m.doc() = "Compiled kernels of fastvision; importing it registers torch.ops.fastvision.*";
-  m.def("build_info", &build_info, "What this library was built with.");
+  m.def("build_info", &build_info, "What this library was built with, and which of its CPU kernels run here.");
   m.def("empty_cache", &fastvision::empty_cache, "Unmaps what large CPU outputs left behind.");
 }

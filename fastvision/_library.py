@@ -46,7 +46,7 @@ if LOAD_ERROR is not None:
 
 
 def build_info() -> dict[str, Any]:
-    """What the loaded library was built with; empty if none is loaded."""
+    """What the loaded library was built with, and which of its CPU kernels run here; empty if none is loaded."""
     return dict(MODULE.build_info()) if MODULE is not None else {}
 
 

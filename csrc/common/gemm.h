@@ -4,9 +4,9 @@
 // an image [pixels, channels] and a symmetric matrix can each be read where they lie. Summation over k is in order: the
 // same numbers give the same bits in every run, however the tiles are spread over threads.
 //
-// The kernels are written for one instruction set each (`target`) rather than through `vectorized`: tiles differ in rows
-// and columns, as many as its registers hold, and are called through a table.
-// Files that include this are compiled with -ffp-contract=fast: a sum of products has no decision to protect.
+// The kernels are written for one instruction set each (`target`) rather than through `vectorized`: tiles differ in
+// rows and columns, as many as its registers hold, and are called through a table. Files that include this are compiled
+// with -ffp-contract=fast: a sum of products has no decision to protect.
 #pragma once
 
 #include <array>

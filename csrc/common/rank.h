@@ -56,7 +56,8 @@ bool insertion_sort(E* elements, int64_t count, int64_t moves) {
 }
 
 // Sorts elements whose order is first that of their 32-bit keys. Two digits of the bits in which keys differ leave
-// little to do, unless most keys are next to one another or many are equal.
+// little to do: at most two moves an element are tried. Where most keys are next to one another, or many are equal and
+// come out of order, all digits are sorted by, and then each run of equal keys.
 template <class E, class KeyOf>
 void radix_sort(E* elements, E* scratch, int64_t count, const KeyOf& key_of) {
   if (count == 0) return;

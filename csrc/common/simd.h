@@ -5,6 +5,8 @@
 // templates and its resolvers run before a sanitizer is ready.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
 #include <type_traits>
 
 namespace fastvision {
@@ -16,7 +18,7 @@ inline constexpr int kVectorLanes = 64 / int(sizeof(T));
 // That many numbers side by side, with the arithmetic a weighted sum needs, as registers of kBytes each. Where they are
 // wider than the processor's, sums live in memory; in memory all are the same, see `as`.
 template <class T, int kBytes = 64>
-struct Vector {
+struct [[gnu::may_alias]] Vector {  // as other vectors, see `as`
   // aligned as T: callers promise no more, and an unaligned move of aligned data costs nothing
   typedef T Part __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
   static constexpr int kParts = 64 / kBytes, kPartLanes = kBytes / int(sizeof(T));
@@ -64,25 +66,26 @@ struct Vector {
   }
 };
 
-// The size of a register; `vectorized` gives it to bodies that want to know.
+// `vectorized` gives it to bodies that want to know.
 template <int kBytes>
-using Register = std::integral_constant<int, kBytes>;
+using RegisterBytes = std::integral_constant<int, kBytes>;
 
 // The same vectors, in registers of the processor a kernel is compiled for.
 template <class T, int kBytes>
-[[gnu::always_inline]] inline Vector<T, kBytes>* as(Register<kBytes>, Vector<T>* vectors) {
+[[gnu::always_inline]] inline Vector<T, kBytes>* as(RegisterBytes<kBytes>, Vector<T>* vectors) {
+  static_assert(sizeof(Vector<T, kBytes>) == sizeof(Vector<T>));
   return reinterpret_cast<Vector<T, kBytes>*>(vectors);
 }
 template <class T, int kBytes>
-[[gnu::always_inline]] inline const Vector<T, kBytes>* as(Register<kBytes>, const Vector<T>* vectors) {
+[[gnu::always_inline]] inline const Vector<T, kBytes>* as(RegisterBytes<kBytes>, const Vector<T>* vectors) {
   return reinterpret_cast<const Vector<T, kBytes>*>(vectors);
 }
 
 namespace simd_detail {
 template <int kBytes, class Body>
 [[gnu::always_inline]] inline void call(const Body& body) {
-  if constexpr (std::is_invocable_v<const Body&, Register<kBytes>>) {
-    body(Register<kBytes>{});
+  if constexpr (std::is_invocable_v<const Body&, RegisterBytes<kBytes>>) {
+    body(RegisterBytes<kBytes>{});
   } else {
     body();
   }
@@ -95,8 +98,12 @@ enum class Isa { kBaseline, kAvx2, kAvx512 };
 
 inline Isa detect_isa() {
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
+  // torch's variable; what a processor cannot do, it does not allow
+  const char* const limit = std::getenv("ATEN_CPU_CAPABILITY");
+  const auto limited_to = [limit](const char* name) { return limit && std::strcmp(limit, name) == 0; };
+  if (limited_to("default")) return Isa::kBaseline;
+  if (!limited_to("avx2") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return Isa::kAvx512;
   }
   return __builtin_cpu_supports("avx2") ? Isa::kAvx2 : Isa::kBaseline;
@@ -105,6 +112,11 @@ inline Isa detect_isa() {
 inline Isa isa() {
   static const Isa found = detect_isa();
   return found;
+}
+
+// As torch.backends.cpu.get_cpu_capability() says it.
+inline const char* cpu_capability() {
+  return isa() == Isa::kAvx512 ? "AVX512" : isa() == Isa::kAvx2 ? "AVX2" : "DEFAULT";
 }
 
 namespace simd_detail {
@@ -127,8 +139,8 @@ __attribute__((noinline)) void run_baseline(const Body& body) {
 // Of the widest vector that pays: on the baseline two of 16.
 inline int vector_bytes() { return isa() == Isa::kAvx512 ? 64 : 32; }
 
-// Runs body(), or body(Register<..>), compiled for this processor. Everything body calls must be inlinable (headers, no
-// parallel_for inside).
+// Runs body(), or body(RegisterBytes<..>), compiled for this processor. Everything body calls must be inlinable
+// (headers, no parallel_for inside).
 template <class Body>
 void vectorized(const Body& body) {
   switch (isa()) {
@@ -140,6 +152,7 @@ void vectorized(const Body& body) {
 
 #else  // other processors: the compiler's own baseline vectors (NEON on Arm)
 
+inline const char* cpu_capability() { return "DEFAULT"; }
 inline int vector_bytes() { return 32; }
 
 template <class Body>

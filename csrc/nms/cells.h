@@ -1,5 +1,5 @@
-// A uniform grid over boxes of about the same size: which cell a point lies in. Positions are clamped to the grid, so
-// its extent decides speed, never a result.
+// A uniform grid over boxes of about the same size: which cell a point lies in, and what cells hold. Positions are
+// clamped to the grid, so its extent decides speed, never a result.
 #pragma once
 
 #include <algorithm>
@@ -63,8 +63,8 @@ class Cells {
 };
 
 // A list of `Lanes` for each cell, from one arena, oldest and thereby best-scored boxes first: they suppress most. A
-// list lies in one piece, which the processor reads ahead of; where it is full it moves to one of twice the length.
-// Lanes::set(lane, box...) files a box.
+// list lies in one piece, which the processor prefetches; where it is full it moves to one of twice the length, and
+// leaves its place unused: memory is at most four times what is filed. Lanes::set(lane, box...) files a box.
 template <class Lanes>
 class Lists {
  public:
@@ -97,10 +97,12 @@ class Lists {
   };
 
   void grow(List& list) {
-    const int64_t begin = int64_t(arena_.size());
+    const int64_t end = int64_t(arena_.size());
     const int32_t capacity = std::max(1, 2 * list.capacity);
+    const bool at_end = list.capacity > 0 && list.begin + list.capacity == end;
+    const int64_t begin = at_end ? list.begin : end;
     arena_.resize(size_t(begin + capacity));
-    std::copy_n(arena_.begin() + list.begin, list.capacity, arena_.begin() + begin);
+    if (!at_end) std::copy_n(arena_.begin() + list.begin, list.capacity, arena_.begin() + begin);
     list.begin = begin, list.capacity = capacity;
   }
 

@@ -48,9 +48,9 @@ struct Lanes {
 
   template <Metric metric>
   bool any_over(const Box<T>& candidate, T candidate_area, T threshold) const {
-    // Products with one slightly smaller and one slightly larger settle most without a division. One reduction over the
-    // lanes costs as much as the arithmetic, so there is one for each question.
-    if (metric == Metric::kIou && threshold > 0 && threshold * candidate_area > smallest_exact<T>()) {
+    // Products with a slightly smaller and a slightly larger threshold settle most without a division. One reduction
+    // over the lanes costs as much as the arithmetic, so there is one for each question.
+    if (metric == Metric::kIou && threshold > smallest_exact<T>() && threshold * candidate_area > smallest_exact<T>()) {
       constexpr T kSlack = 8 * std::numeric_limits<T>::epsilon();
       const T less = threshold * (1 - kSlack), more = threshold * (1 + kSlack);
       int maybe = 0, surely = 0;

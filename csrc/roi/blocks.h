@@ -21,8 +21,8 @@ inline int64_t parts_for(int64_t maps, int64_t channels, int64_t lanes) {
   return (thread_count() + blocks - 1) / blocks;
 }
 
-// body(register, block, scratch), vectorised, for every block of `lanes` channels; each thread has a Scratch of its
-// own.
+// body(RegisterBytes, block, scratch), vectorised, for every block of `lanes` channels; each thread has a Scratch of
+// its own.
 template <class Scratch, class Body>
 void for_each_block(int64_t maps, int64_t channels, int64_t lanes, int64_t parts, const Body& body) {
   const int64_t tasks = maps * ((channels + lanes - 1) / lanes) * parts;

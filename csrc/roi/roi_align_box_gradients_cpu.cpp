@@ -40,8 +40,9 @@ struct GradientScratch : BlockScratch<T> {
 
 // Sum over bins and lanes of grad times the map pooled with the given taps.
 template <class T, int kBytes>
-[[gnu::always_inline]] inline T slope_of(Register<kBytes> bytes, const roi::ChannelBlock<T>& map, const AxisTaps<T>& y,
-                                         const AxisTaps<T>& x, const Vector<T>* grad, Buffer<Vector<T>>& columns) {
+[[gnu::always_inline]] inline T slope_of(RegisterBytes<kBytes> bytes, const roi::ChannelBlock<T>& map,
+                                         const AxisTaps<T>& y, const AxisTaps<T>& x, const Vector<T>* grad,
+                                         Buffer<Vector<T>>& columns) {
   if (y.empty() || x.empty()) return 0;
   Vector<T, kBytes> total;
   roi::pool<T>(bytes, roi::vectors_of(map), y, x, columns.data(),

@@ -22,7 +22,7 @@ VectorMap<T> vectors_of(const ChannelBlock<T>& block) {
 
 // Pools one roi: A_y F A_x^T. sums_of_rows: [distinct columns, vectors], scratch. emit(bin, vector, sum).
 template <class T, int kBytes, class S, class Emit>
-[[gnu::always_inline]] inline void pool(Register<kBytes> bytes, const VectorMap<S>& map, const AxisTaps<T>& y,
+[[gnu::always_inline]] inline void pool(RegisterBytes<kBytes> bytes, const VectorMap<S>& map, const AxisTaps<T>& y,
                                         const AxisTaps<T>& x, Vector<T>* sums_of_rows, const Emit& emit) {
   using V = Vector<T, kBytes>;
   V* scratch = as(bytes, sums_of_rows);
@@ -58,7 +58,7 @@ template <class T, int kBytes, class S, class Emit>
 
 // The transpose of pool: adds the gradient [P * Q] of one roi to a block of the map.
 template <class T, int kBytes>
-[[gnu::always_inline]] inline void unpool(Register<kBytes> bytes, const ChannelBlock<T>& map, const AxisTaps<T>& y,
+[[gnu::always_inline]] inline void unpool(RegisterBytes<kBytes> bytes, const ChannelBlock<T>& map, const AxisTaps<T>& y,
                                           const AxisTaps<T>& x, const Vector<T>* bins, Vector<T>* sums_of_rows) {
   using V = Vector<T, kBytes>;
   const V* grad = as(bytes, bins);

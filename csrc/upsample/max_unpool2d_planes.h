@@ -67,26 +67,46 @@ template <class W>
   return inside == p.width;
 }
 
+// Cells two pixels wide, in rows long enough: short ones are mostly rest, one number at a time.
+inline bool pairs(const Params& p) {
+  return p.cell_width == 2 && p.width >= 3 * kVectorLanes<float> && p.pixels() <= INT32_MAX;
+}
+
+// Where the inputs of row i point, counted from the upper left pixel of their cells, in 32 bits: half as much to
+// compare. false: one points to a row of the output that is not of its cell.
+[[gnu::always_inline]] inline bool offsets_in_cells(const Params& p, const int64_t* __restrict places, int64_t i,
+                                                    int32_t* __restrict offsets) {
+  const int64_t low = p.first_of_cell(i, 0), high = low + p.cell_height * p.out_width;
+  uint64_t beyond = 0;
+  for (int64_t j = 0; j < p.width; ++j) {
+    beyond |= distance_beyond(places[j], low, high);
+    offsets[j] = int32_t(places[j] - low) - 2 * int32_t(j);
+  }
+  return int64_t(beyond) >= 0;
+}
+
 // One plane of 2-wide cells that inputs do not leave: what a pixel of the output holds is a comparison, so that whole
 // vectors are written, zeros and all. false: an input is not in its cell, and the plane is to be done again.
 template <class W>
 [[gnu::always_inline]] inline bool unpool_pairs(const Params& p, const W* values, const Strides& step,
-                                                const int64_t* places, const Strides& place_step, W* target) {
+                                                const int64_t* places, const Strides& place_step, int32_t* offsets,
+                                                W* target) {
   for (int64_t i = 0; i < p.height; ++i) {
     const W* __restrict from = values + i * step.h;
-    const int64_t* __restrict to = places + i * place_step.h;
-    if (!all_in_cells(p, to, 1, i)) return false;
-    const int64_t first = p.first_of_cell(i, 0);
+    if (!offsets_in_cells(p, places + i * place_step.h, i, offsets)) return false;
+    int32_t inside = 0;
     for (int64_t r = 0; r < p.cell_height; ++r) {
-      const int64_t row = first + r * p.out_width;
-      W* __restrict out = target + row;
+      const int32_t row = int32_t(r * p.out_width);
+      W* __restrict out = target + p.first_of_cell(i, 0) + row;
       for (int64_t j = 0; j < p.width; ++j) {
-        const int32_t place = int32_t(to[j] - row) - 2 * int32_t(j);
+        const int32_t place = offsets[j] - row;
+        inside += (place & ~1) == 0;
         out[2 * j] = place == 0 ? from[j] : W(0);
         out[2 * j + 1] = place == 1 ? from[j] : W(0);
       }
       std::fill(out + 2 * p.width, out + p.out_width, W(0));
     }
+    if (inside != int32_t(p.width)) return false;
   }
   std::fill(target + p.height * p.cell_height * p.out_width, target + p.pixels(), W(0));
   return true;
@@ -97,16 +117,15 @@ template <class W>
 void unpool_planes(const Params& p, const Map<const W>& in, const Places& places, const Map<W>& out,
                    FirstWrong& wrong) {
   const int64_t rows = rows_of_band(p, sizeof(W));
-  // short rows are mostly rest, one number at a time
-  const bool pairs = p.cell_width == 2 && p.width >= 3 * kVectorLanes<float> && in.step.w == 1 && places.step.w == 1 &&
-                     p.pixels() <= INT32_MAX;
+  const bool by_pairs = pairs(p) && in.step.w == 1 && places.step.w == 1;
   const auto run = [&](int64_t begin, int64_t end) {
+    const Buffer<int32_t> offsets(size_t(p.width));
     vectorized([&]() __attribute__((always_inline)) {
       for (int64_t plane = begin; plane < end; ++plane) {
         const Block block{plane / p.channels, plane % p.channels, 1};
         W* target = out.at(block.n, block.c);
-        if (pairs &&
-            unpool_pairs(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step, target)) {
+        if (by_pairs && unpool_pairs(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step,
+                                     offsets.data(), target)) {
           continue;
         }
         if (unpool_bands(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step, rows, target)) {
@@ -132,14 +151,44 @@ template <class W>
   return true;
 }
 
+// The same of 2-wide cells: both pixels of a row are read, and one is taken.
+template <class W>
+[[gnu::always_inline]] inline bool gather_pairs(const Params& p, const W* values, const int64_t* places,
+                                                const Strides& place_step, int32_t* offsets, W* target,
+                                                const Strides& step) {
+  for (int64_t i = 0; i < p.height; ++i) {
+    if (!offsets_in_cells(p, places + i * place_step.h, i, offsets)) return false;
+    W* __restrict to = target + i * step.h;
+    int32_t inside = 0;
+    for (int64_t r = 0; r < p.cell_height; ++r) {
+      const int32_t row = int32_t(r * p.out_width);
+      const W* __restrict from = values + p.first_of_cell(i, 0) + row;
+      for (int64_t j = 0; j < p.width; ++j) {
+        const int32_t place = offsets[j] - row;
+        inside += (place & ~1) == 0;
+        const W other = r == 0 ? W(0) : to[j], left = from[2 * j], right = from[2 * j + 1];
+        to[j] = place == 0 ? left : place == 1 ? right : other;
+      }
+    }
+    if (inside != int32_t(p.width)) return false;
+  }
+  return true;
+}
+
 template <class W>
 void gather_planes(const Params& p, const Map<const W>& grad, const Places& places, const Map<W>& out,
                    FirstWrong& wrong) {
+  const bool by_pairs = pairs(p) && grad.step.w == 1 && places.step.w == 1 && out.step.w == 1;
   const auto run = [&](int64_t begin, int64_t end) {
     Buffer<int32_t> last;
+    const Buffer<int32_t> offsets(size_t(p.width));
     vectorized([&]() __attribute__((always_inline)) {
       for (int64_t plane = begin; plane < end; ++plane) {
         const Block block{plane / p.channels, plane % p.channels, 1};
+        if (by_pairs && gather_pairs(p, grad.at(block.n, block.c), places.at(block.n, block.c), places.step,
+                                     offsets.data(), out.at(block.n, block.c), out.step)) {
+          continue;
+        }
         if (!gather_cells(p, grad.at(block.n, block.c), grad.step.w, places.at(block.n, block.c), places.step,
                           out.at(block.n, block.c), out.step)) {
           gather(p, grad, places, out, block, last, wrong);

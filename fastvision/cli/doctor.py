@@ -69,7 +69,8 @@ def _built() -> str:
         return "none loaded"
     architectures = str(info.get("cuda_architectures", "")).replace(";", ", ") or "unknown"
     cuda = f"CUDA architectures {architectures}" if info.get("cuda") else "CPU only"
-    return f"{cuda}; torch ABI {info.get('torch_abi', 'unknown')}, compiler {info.get('compiler', 'unknown')}"
+    cpu = f"CPU kernels {info.get('cpu_capability', 'unknown')}"
+    return f"{cuda}; {cpu}; torch ABI {info.get('torch_abi', 'unknown')}, compiler {info.get('compiler', 'unknown')}"
 
 
 def _reason() -> str:
