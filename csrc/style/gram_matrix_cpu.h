@@ -2,94 +2,160 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
-#include <vector>
 
+#include "common/copy.h"
 #include "common/dispatch.h"
 #include "common/gemm.h"
 #include "common/host_device.h"
+#include "common/memory.h"
 #include "common/parallel.h"
 #include "common/transpose.h"
 #include "style/gram_matrix.h"
 
 namespace fastvision::gram_matrix {
 
-// Channels and pixels [first, first + count) of one image as panels [channels / width][count][width], zeros beyond the
-// last channel: what a tile reads of `width` channels lies side by side.
+// Channels are taken `width` at a time, a tile's columns: a panel. Of the matrix, the products of panel i with the panels
+// j <= i are summed, each [width, width], one after the other.
+struct Panels {
+  int64_t channels, width;
+
+  int64_t count() const { return ceil_div(channels, width); }
+  int64_t pairs() const { return count() * (count() + 1) / 2; }
+  int64_t of(int64_t i) const { return std::min(width, channels - i * width); }  // channels of panel i
+  int64_t product(int64_t i, int64_t j) const { return (i * (i + 1) / 2 + j) * width * width; }
+};
+
+// Channels and pixels [first, first + count) of one image as [panels][count][width], zeros beyond the last channel: what
+// a tile reads lies side by side.
 template <class T, class S>
 [[gnu::always_inline]] inline void pack_channels(const Params& p, const S* image, int64_t first, int64_t count,
-                                                 int64_t width, T* panels) {
-  for (int64_t c = 0; c < p.channels; c += width, panels += count * width) {
-    const int64_t some = std::min(width, p.channels - c);
-    if (some < width) std::fill_n(panels, count * width, T(0));
-    if (p.channels_last) {
-      const S* source = image + first * p.channels + c;
-      for (int64_t i = 0; i < count; ++i, source += p.channels) {
-        for (int64_t l = 0; l < some; ++l) panels[i * width + l] = static_cast<T>(source[l]);
+                                                 const Panels& panels, T* packed) {
+  const int64_t width = panels.width, step = count * width, rest = p.channels % width;
+  if (rest > 0) std::fill_n(packed + (panels.count() - 1) * step, step, T(0));
+  if (p.channels_last) {
+    const S* pixel = image + first * p.channels;
+    for (int64_t i = 0; i < count; ++i, pixel += p.channels) {
+      T* target = packed + i * width;
+      for (int64_t c = 0; c < p.channels; c += width, target += step) {
+        copy(pixel + c, std::min(width, p.channels - c), target);
       }
-    } else {
-      transpose(image + c * p.pixels + first, p.pixels, some, count, panels, width);
+    }
+  } else {
+    for (int64_t i = 0; i < panels.count(); ++i) {
+      transpose(image + i * width * p.pixels + first, p.pixels, panels.of(i), count, packed + i * step, width);
     }
   }
+}
+
+// out[b] [channels, channels] = scale * the sums over chunks of partial [batch, chunks, pairs, width, width]
+template <class T>
+void add_chunks(const Params& p, const Panels& panels, int64_t chunks, const T* partial, T scale, T* out) {
+  const int64_t area = panels.width * panels.width, step = panels.pairs() * area;
+  parallel_workers(p.batch * panels.count(), [&](const auto& next) {
+    for (int64_t item = next(); item < p.batch * panels.count(); item = next()) {
+      const int64_t b = item / panels.count(), i = item % panels.count(), rows = panels.of(i);
+      T* gram = out + b * p.channels * p.channels;
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t j = 0; j <= i; ++j) {
+          const int64_t columns = panels.of(j);
+          const T* product = partial + b * chunks * step + panels.product(i, j);
+          T* target = gram + i * panels.width * p.channels + j * panels.width;
+          for (int64_t r = 0; r < rows; ++r) {
+            T sums[gemm::kMostColumns<T>] = {};
+            for (int64_t c = 0; c < chunks; ++c) {
+              const T* source = product + c * step + r * panels.width;
+              for (int64_t l = 0; l < panels.width; ++l) sums[l] += source[l];
+            }
+            for (int64_t l = 0; l < columns; ++l) target[r * p.channels + l] = scale * sums[l];
+          }
+          if (j < i) {
+            transpose(target, p.channels, rows, columns, gram + j * panels.width * p.channels + i * panels.width,
+                      p.channels);
+          }
+        }
+      });
+    }
+  });
 }
 
 // out[b] [channels, channels] = scale * features[b] features[b]^T
 template <class T, class S>
 void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
   const gemm::Tile tile = gemm::tile<T>();
-  constexpr int64_t kBlock = 256;  // pixels whose panels stay in the cache
-  const int64_t width = tile.columns, padded = ceil_div(p.channels, width) * width;
+  const int64_t width = tile.columns;
+  const Panels panels{p.channels, width};
+  constexpr int64_t kValues = 1 << 16;  // whose panels stay in the cache
+  const int64_t block = std::clamp<int64_t>(kValues / p.channels / 64 * 64, 64, 256);
   // a size that does not depend on the number of threads: few channels make light chunks
-  const int64_t chunk = std::max<int64_t>(kBlock, (int64_t(1) << 17) / p.channels / kBlock * kBlock);
-  const int64_t chunks = std::max<int64_t>(1, ceil_div(p.pixels, chunk)), matrix = padded * padded;
-  Buffer<T> partial(size_t(p.batch * chunks * matrix));
+  const int64_t chunk = std::max<int64_t>(256, (int64_t(1) << 17) / p.channels / 256 * 256);
+  const int64_t chunks = std::max<int64_t>(1, ceil_div(p.pixels, chunk));
+  const int64_t sums_size = panels.pairs() * width * width;
+  Buffer<T> partial(size_t(p.batch * chunks * sums_size));
   parallel_workers(p.batch * chunks, [&](const auto& next) {
-    Buffer<T> panels(size_t(padded * kBlock));
+    Buffer<T> packed(size_t(panels.count() * width * block));
     for (int64_t item = next(); item < p.batch * chunks; item = next()) {
       const S* image = features + item / chunks * p.channels * p.pixels;
-      T* sums = partial.data() + item * matrix;
+      T* sums = partial.data() + item * sums_size;
       const int64_t begin = item % chunks * chunk, end = std::min(p.pixels, begin + chunk);
-      if (begin >= end) std::fill_n(sums, matrix, T(0));
-      for (int64_t first = begin; first < end; first += kBlock) {
-        const int64_t count = std::min(kBlock, end - first);
+      if (begin >= end) std::fill_n(sums, sums_size, T(0));
+      for (int64_t first = begin; first < end; first += block) {
+        const int64_t count = std::min(block, end - first);
         vectorized([&]()
-                       __attribute__((always_inline)) { pack_channels(p, image, first, count, width, panels.data()); });
-        for (int64_t j = 0; j < p.channels; j += width) {
-          // tiles that reach the diagonal or lie below it; rows of a tile are within one panel
-          for (int64_t panel = j; panel < p.channels; panel += width) {
-            const int64_t last = std::min(panel + width, p.channels);
-            for (int64_t i = panel; i < last; i += tile.rows) {
-              const T *a = panels.data() + panel * count + (i - panel), *b = panels.data() + j * count;
-              gemm::multiply<T>(std::min<int64_t>(tile.rows, last - i),
-                                {a, width, b, width, count, sums + i * padded + j, padded, first > begin});
+                       __attribute__((always_inline)) { pack_channels(p, image, first, count, panels, packed.data()); });
+        for (int64_t j = 0; j < panels.count(); ++j) {
+          const T* b = packed.data() + j * count * width;
+          for (int64_t i = j; i < panels.count(); ++i) {
+            const T* a = packed.data() + i * count * width;
+            T* product = sums + panels.product(i, j);
+            for (int64_t r = 0; r < panels.of(i); r += tile.rows) {
+              gemm::multiply<T>(std::min<int64_t>(tile.rows, panels.of(i) - r),
+                                {a + r, width, b, width, count, product + r * width, width, first > begin});
             }
           }
         }
       }
     }
   });
-  parallel_for(p.batch * p.channels, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t b = row / p.channels, i = row % p.channels;
-      for (int64_t j = 0; j <= i; ++j) {
-        T sum = 0;
-        for (int64_t c = 0; c < chunks; ++c) sum += partial[size_t((b * chunks + c) * matrix + i * padded + j)];
-        T* gram = out + b * p.channels * p.channels;
-        gram[i * p.channels + j] = gram[j * p.channels + i] = scale * sum;
-      }
+  add_chunks(p, panels, chunks, partial.data(), scale, out);
+}
+
+// (grad + grad^T) * scale of each image as panels [batch][channels / width][channels][width], zeros beyond the last.
+template <class T>
+void pack_symmetric(const Params& p, const T* grads, T scale, int64_t width, T* packed) {
+  const Panels panels{p.channels, width};
+  parallel_for(p.batch * panels.count(), ceil_div(int64_t(1) << 14, p.channels * width), [&](int64_t begin,
+                                                                                             int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t i = item % panels.count(), some = panels.of(i);
+      const T* grad = grads + item / panels.count() * p.channels * p.channels;
+      T* panel = packed + item * p.channels * width;
+      vectorized([&]() __attribute__((always_inline)) {
+        if (some < width) std::fill_n(panel, p.channels * width, T(0));
+        transpose(grad + i * width * p.channels, p.channels, some, p.channels, panel, width);
+        for (int64_t k = 0; k < p.channels; ++k) {
+          const T* row = grad + k * p.channels + i * width;
+          for (int64_t l = 0; l < some; ++l) panel[k * width + l] = (row[l] + panel[k * width + l]) * scale;
+        }
+      });
     }
   });
 }
 
-// The rows of (grad + grad^T) * scale, as panels [channels / width][channels][width].
-template <class T>
-void pack_symmetric(const T* grad, int64_t channels, T scale, int64_t width, T* panels) {
-  for (int64_t c = 0; c < channels; c += width) {
-    for (int64_t k = 0; k < channels; ++k, panels += width) {
-      for (int64_t l = 0; l < width; ++l) {
-        const int64_t i = c + l;
-        panels[l] = i < channels ? (grad[k * channels + i] + grad[i * channels + k]) * scale : T(0);
-      }
+// Pixels [first, first + count) of one image as panels [count / width][channels][width], zeros beyond the last pixel.
+template <class T, class S>
+[[gnu::always_inline]] inline void pack_pixels(const Params& p, const S* image, int64_t first, int64_t count,
+                                               int64_t width, T* packed) {
+  const int64_t rest = count % width, step = p.channels * width;
+  if (rest > 0) std::fill_n(packed + count / width * step, step, T(0));
+  if (p.channels_last) {
+    for (int64_t q = 0; q < count; q += width, packed += step) {
+      transpose(image + (first + q) * p.channels, p.channels, std::min(width, count - q), p.channels, packed, width);
+    }
+  } else {  // whole runs of a channel: as many channels as there are panels would be read a cache line each
+    for (int64_t c = 0; c < p.channels; ++c, packed += width) {
+      const S* row = image + c * p.pixels + first;
+      T* target = packed;
+      for (int64_t q = 0; q < count; q += width, target += step) copy(row + q, std::min(width, count - q), target);
     }
   }
 }
@@ -103,9 +169,7 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
   const int64_t block = ceil_div(int64_t(128), pixels_wide) * pixels_wide, blocks = ceil_div(p.pixels, block);
   const int64_t panels = ceil_div(channels, channels_wide), weights = panels * channels_wide * channels;
   Buffer<T> symmetric(size_t(p.batch * weights));
-  for (int64_t b = 0; b < p.batch; ++b) {
-    pack_symmetric(grad + b * channels * channels, channels, scale, channels_wide, symmetric.data() + b * weights);
-  }
+  pack_symmetric(p, grad, scale, channels_wide, symmetric.data());
   parallel_for(p.batch * blocks, 4, [&](int64_t begin, int64_t end) {
     Buffer<T> packed(size_t(block * channels)), sums(size_t(tile.rows * tile.columns));
     for (int64_t item = begin; item < end; ++item) {
@@ -114,19 +178,7 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
       S* target = out + b * channels * p.pixels;
       // panels [count / pixels_wide][channels][pixels_wide]
       vectorized([&]() __attribute__((always_inline)) {
-        for (int64_t q = 0; q < count; q += pixels_wide) {
-          const int64_t some = std::min(pixels_wide, count - q);
-          T* panel = packed.data() + q * channels;
-          if (some < pixels_wide) std::fill_n(panel, channels * pixels_wide, T(0));
-          if (p.channels_last) {
-            transpose(image + (first + q) * channels, channels, some, channels, panel, pixels_wide);
-          } else {
-            for (int64_t c = 0; c < channels; ++c) {
-              const S* source = image + c * p.pixels + first + q;
-              for (int64_t l = 0; l < some; ++l) panel[c * pixels_wide + l] = static_cast<T>(source[l]);
-            }
-          }
-        }
+        pack_pixels(p, image, first, count, pixels_wide, packed.data());
       });
       for (int64_t c = 0; c < channels; c += channels_wide) {
         const T* weight = symmetric.data() + b * weights + c * channels;
