@@ -138,27 +138,33 @@ def _gram_double_backward(ctx: Any, above: Tensor) -> Any:
 
 def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     features, targets, ctx.weights, ctx.divisors = inputs
-    ctx.layers = len(features)
-    ctx.target_shapes = [(t.shape, t.dtype) for t in targets]
+    ctx.targets = [(t.dim(), t.dtype) for t in targets]
     ctx.save_for_backward(*features, output[1])
+    ctx.set_materialize_grads(False)
 
 
-def _style_loss_backward(ctx: Any, grad: Tensor, to_differences: Tensor) -> Any:
+def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor | None) -> Any:
     """The differences are an output like any other, so that a second derivative passes through them."""
     *features, differences = ctx.saved_tensors
-    to_features, to_targets, start = [], [], 0
-    for feature, weight, divisor, (shape, dtype) in zip(
-        features, ctx.weights, ctx.divisors, ctx.target_shapes, strict=True
-    ):
+    to_features: list[Tensor | None] = [None] * len(features)
+    to_targets: list[Tensor | None] = [None] * len(features)
+    wanted, wanted_of_targets = ctx.needs_input_grad[:2]
+    start = 0
+    for layer, (feature, weight, divisor) in enumerate(zip(features, ctx.weights, ctx.divisors, strict=True)):
         batch, channels = feature.shape[:2]
-        size = batch * channels * channels
-        difference, extra = (
-            t[start : start + size].view(batch, channels, channels) for t in (differences, to_differences)
-        )
-        flowing = extra + (2 * weight / max(batch, 1)) * grad * difference
-        to_features.append(torch.ops.fastvision.gram_matrix_backward(flowing, feature, divisor))
-        to_targets.append((-flowing if len(shape) == 3 else -flowing.sum(0)).to(dtype))
-        start += size
+        end = start + batch * channels * channels
+        parts = [] if to_differences is None else [to_differences[start:end]]
+        if grad is not None:
+            parts.append(differences[start:end] * (grad * (2 * weight / max(batch, 1))))
+        start = end
+        if not parts:
+            continue
+        flowing = sum(parts[1:], parts[0]).view(batch, channels, channels)
+        if wanted[layer]:
+            to_features[layer] = torch.ops.fastvision.gram_matrix_backward(flowing, feature, divisor)
+        if wanted_of_targets[layer]:
+            dims, dtype = ctx.targets[layer]
+            to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
     return to_features, to_targets, None, None
 
 
