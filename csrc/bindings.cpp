@@ -1,7 +1,7 @@
 // The Python module holds what touches no tensor: tensors go through the dispatcher.
 #include <pybind11/pybind11.h>
 
-#include "common/recycled.h"
+#include "common/free_blocks.h"
 #include "common/simd.h"
 
 #ifndef FASTVISION_MODULE

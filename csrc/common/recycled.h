@@ -1,110 +1,19 @@
 // Memory of large CPU tensors, used again.
-//
-// Fresh pages are cleared by the kernel: at 7 GB/s a thread on the machines measured, 2 GB/s in pages of 4 KiB, which
-// is slower than most of what is written to them. The C library keeps small blocks, but takes large ones from the
-// kernel every time. So the last few that outputs gave back are kept here, marked as free for the kernel to take when
-// memory is short.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
-#include <mutex>
-
-#include "common/memory.h"
+#include "common/free_blocks.h"
 
 namespace fastvision {
 
-// Some huge pages in a row, or nothing.
-struct Block {
-  void* data = nullptr;
-  size_t bytes = 0;
-};
-
 #ifdef __linux__
-
-// What tensors gave back, oldest first. A thread that finds the list busy does without: taking and giving never wait,
-// so a process that was forked in the middle cannot hang, and never throw.
-class FreeBlocks {
- public:
-  static constexpr size_t kMost = size_t(256) << 20;  // bytes kept
-
-  // The smallest block that is large enough, with whatever it held, or none. None of more than twice the size: the
-  // tensor holds all of it for as long as it lives.
-  Block take(size_t bytes) {
-    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock) return {};
-    int best = -1;
-    for (int i = 0; i < count_; ++i) {
-      const size_t size = blocks_[i].bytes;
-      if (size >= bytes && size / 2 <= bytes && (best < 0 || size < blocks_[best].bytes)) best = i;
-    }
-    return best < 0 ? Block{} : remove(best);
-  }
-
-  void give_back(const Block& block) {
-    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock || block.bytes > kMost) {
-      munmap(block.data, block.bytes);
-      return;
-    }
-#ifdef MADV_FREE
-    madvise(block.data, block.bytes, MADV_FREE);
-#endif
-    while (count_ == kSlots || total_ + block.bytes > kMost) unmap_oldest();
-    blocks_[count_++] = block;
-    total_ += block.bytes;
-  }
-
-  void clear() {
-    const std::unique_lock<std::mutex> lock(mutex_);
-    while (count_ > 0) unmap_oldest();
-  }
-
-  // outlives every tensor, those too that die while the process ends
-  static FreeBlocks& instance() {
-    static FreeBlocks* blocks = new FreeBlocks;
-    return *blocks;
-  }
-
- private:
-  static constexpr int kSlots = 16;
-
-  Block remove(int i) {
-    const Block block = blocks_[i];
-    std::copy(blocks_ + i + 1, blocks_ + count_--, blocks_ + i);
-    total_ -= block.bytes;
-    return block;
-  }
-
-  void unmap_oldest() {
-    const Block block = remove(0);
-    munmap(block.data, block.bytes);
-  }
-
-  std::mutex mutex_;
-  Block blocks_[kSlots];
-  int count_ = 0;
-  size_t total_ = 0;
-};
-
-// Fresh pages read as zeros, and are best not cleared again.
-inline Block fresh_block(size_t bytes) {
-  const size_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-  void* data = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return {};
-  advise_huge_pages(data, whole);
-  return {data, whole};
-}
-
-inline Block used_block(size_t bytes) { return FreeBlocks::instance().take(bytes); }
 
 inline torch::stable::Tensor tensor_in(const Block& block, torch::headeronly::IntHeaderOnlyArrayRef sizes,
                                        torch::headeronly::IntHeaderOnlyArrayRef strides,
                                        const torch::stable::Device& device, torch::headeronly::ScalarType dtype) {
-  const auto give_back = [block](void*) { FreeBlocks::instance().give_back(block); };
-  return torch::stable::from_blob(block.data, sizes, strides, device, dtype, give_back);
+  return torch::stable::from_blob(block.data, sizes, strides, device, dtype, [block](void*) { give_back(block); });
 }
 
 // For a fresh CPU tensor that is about to be written whole: puts a large one where an earlier one was.
@@ -112,9 +21,7 @@ inline void reuse_memory(torch::stable::Tensor& t) {
   constexpr size_t kLarge = size_t(32) << 20;  // from here on the C library keeps nothing
   const size_t bytes = size_t(t.numel()) * size_t(t.element_size());
   if (bytes >= kLarge && bytes <= FreeBlocks::kMost) {
-    Block block = used_block(bytes);
-    if (!block.data) block = fresh_block(bytes);
-    if (block.data) {
+    if (const Block block = used_or_fresh_block(bytes); block.data) {
       t = tensor_in(block, t.sizes(), t.strides(), t.device(), t.scalar_type());
       return;
     }
@@ -122,12 +29,9 @@ inline void reuse_memory(torch::stable::Tensor& t) {
   advise_huge_pages(t.mutable_data_ptr(), bytes);
 }
 
-inline void empty_cache() { FreeBlocks::instance().clear(); }
-
 #else
 
 inline void reuse_memory(torch::stable::Tensor&) {}
-inline void empty_cache() {}
 
 #endif
 

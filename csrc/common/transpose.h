@@ -38,6 +38,23 @@ template <class S, class T>
         for (int i = 0; i < 4; ++i) target[c * to_step + i] = source[i * from_step + c];
       }
     }
+    if (r + 2 <= rows) {
+      const S* source = from + r * from_step;
+      T* target = to + r;
+      int64_t c = 0;
+      for (; c + 4 <= columns; c += 4) {
+        Four a, b;
+        std::memcpy(&a, source + c, 16), std::memcpy(&b, source + from_step + c, 16);
+        const Four pairs[] = {__builtin_shuffle(a, b, Pick{0, 4, 1, 5}), __builtin_shuffle(a, b, Pick{2, 6, 3, 7})};
+        for (int i = 0; i < 4; ++i) {
+          std::memcpy(target + (c + i) * to_step, reinterpret_cast<const char*>(pairs) + 8 * i, 8);
+        }
+      }
+      for (; c < columns; ++c) {
+        for (int i = 0; i < 2; ++i) target[c * to_step + i] = source[i * from_step + c];
+      }
+      r += 2;
+    }
   }
 #endif
   for (; r < rows; ++r) {

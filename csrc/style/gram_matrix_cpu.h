@@ -14,8 +14,8 @@
 
 namespace fastvision::gram_matrix {
 
-// Channels are taken `width` at a time, a tile's columns: a panel. Of the matrix, the products of panel i with the panels
-// j <= i are summed, each [width, width], one after the other.
+// Channels are taken `width` at a time, a tile's columns: a panel. Of the matrix, the products of panel i with the
+// panels j <= i are summed, each [width, width], one after the other.
 struct Panels {
   int64_t channels, width;
 
@@ -25,8 +25,8 @@ struct Panels {
   int64_t product(int64_t i, int64_t j) const { return (i * (i + 1) / 2 + j) * width * width; }
 };
 
-// Channels and pixels [first, first + count) of one image as [panels][count][width], zeros beyond the last channel: what
-// a tile reads lies side by side.
+// Channels and pixels [first, first + count) of one image as [panels][count][width], zeros beyond the last channel:
+// what a tile reads lies side by side.
 template <class T, class S>
 [[gnu::always_inline]] inline void pack_channels(const Params& p, const S* image, int64_t first, int64_t count,
                                                  const Panels& panels, T* packed) {
@@ -85,7 +85,7 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
   const int64_t width = tile.columns;
   const Panels panels{p.channels, width};
   constexpr int64_t kValues = 1 << 16;  // whose panels stay in the cache
-  const int64_t block = std::clamp<int64_t>(kValues / p.channels / 64 * 64, 64, 256);
+  const int64_t block = std::clamp<int64_t>(kValues / p.channels / 64 * 64, 64, 1024);
   // a size that does not depend on the number of threads: few channels make light chunks
   const int64_t chunk = std::max<int64_t>(256, (int64_t(1) << 17) / p.channels / 256 * 256);
   const int64_t chunks = std::max<int64_t>(1, ceil_div(p.pixels, chunk));
@@ -100,8 +100,8 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
       if (begin >= end) std::fill_n(sums, sums_size, T(0));
       for (int64_t first = begin; first < end; first += block) {
         const int64_t count = std::min(block, end - first);
-        vectorized([&]()
-                       __attribute__((always_inline)) { pack_channels(p, image, first, count, panels, packed.data()); });
+        vectorized(
+            [&]() __attribute__((always_inline)) { pack_channels(p, image, first, count, panels, packed.data()); });
         for (int64_t j = 0; j < panels.count(); ++j) {
           const T* b = packed.data() + j * count * width;
           for (int64_t i = j; i < panels.count(); ++i) {
@@ -123,22 +123,23 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
 template <class T>
 void pack_symmetric(const Params& p, const T* grads, T scale, int64_t width, T* packed) {
   const Panels panels{p.channels, width};
-  parallel_for(p.batch * panels.count(), ceil_div(int64_t(1) << 14, p.channels * width), [&](int64_t begin,
-                                                                                             int64_t end) {
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t i = item % panels.count(), some = panels.of(i);
-      const T* grad = grads + item / panels.count() * p.channels * p.channels;
-      T* panel = packed + item * p.channels * width;
-      vectorized([&]() __attribute__((always_inline)) {
-        if (some < width) std::fill_n(panel, p.channels * width, T(0));
-        transpose(grad + i * width * p.channels, p.channels, some, p.channels, panel, width);
-        for (int64_t k = 0; k < p.channels; ++k) {
-          const T* row = grad + k * p.channels + i * width;
-          for (int64_t l = 0; l < some; ++l) panel[k * width + l] = (row[l] + panel[k * width + l]) * scale;
-        }
-      });
-    }
-  });
+  parallel_for(p.batch * panels.count(), ceil_div(int64_t(1) << 14, p.channels * width),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t item = begin; item < end; ++item) {
+                   const int64_t i = item % panels.count(), some = panels.of(i);
+                   const T* grad = grads + item / panels.count() * p.channels * p.channels;
+                   T* panel = packed + item * p.channels * width;
+                   vectorized([&]() __attribute__((always_inline)) {
+                     if (some < width) std::fill_n(panel, p.channels * width, T(0));
+                     transpose(grad + i * width * p.channels, p.channels, some, p.channels, panel, width);
+                     for (int64_t k = 0; k < p.channels; ++k) {
+                       const T* row = grad + k * p.channels + i * width;
+                       for (int64_t l = 0; l < some; ++l)
+                         panel[k * width + l] = (row[l] + panel[k * width + l]) * scale;
+                     }
+                   });
+                 }
+               });
 }
 
 // Pixels [first, first + count) of one image as panels [count / width][channels][width], zeros beyond the last pixel.
@@ -155,7 +156,10 @@ template <class T, class S>
     for (int64_t c = 0; c < p.channels; ++c, packed += width) {
       const S* row = image + c * p.pixels + first;
       T* target = packed;
-      for (int64_t q = 0; q < count; q += width, target += step) copy(row + q, std::min(width, count - q), target);
+      for (int64_t q = 0; q < count; q += width, target += step) {
+        __builtin_prefetch(row + p.pixels + q);
+        copy(row + q, std::min(width, count - q), target);
+      }
     }
   }
 }
@@ -166,7 +170,8 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
   const gemm::Tile tile = gemm::tile<T>();
   const int64_t channels = p.channels, pixels_wide = p.channels_last ? tile.rows : tile.columns;
   const int64_t channels_wide = p.channels_last ? tile.columns : tile.rows;
-  const int64_t block = ceil_div(int64_t(128), pixels_wide) * pixels_wide, blocks = ceil_div(p.pixels, block);
+  const int64_t block = ceil_div(std::max((int64_t(1) << 16) / channels, int64_t(128)), pixels_wide) * pixels_wide,
+                blocks = ceil_div(p.pixels, block);
   const int64_t panels = ceil_div(channels, channels_wide), weights = panels * channels_wide * channels;
   Buffer<T> symmetric(size_t(p.batch * weights));
   pack_symmetric(p, grad, scale, channels_wide, symmetric.data());
@@ -177,9 +182,8 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
       const S* image = features + b * channels * p.pixels;
       S* target = out + b * channels * p.pixels;
       // panels [count / pixels_wide][channels][pixels_wide]
-      vectorized([&]() __attribute__((always_inline)) {
-        pack_pixels(p, image, first, count, pixels_wide, packed.data());
-      });
+      vectorized(
+          [&]() __attribute__((always_inline)) { pack_pixels(p, image, first, count, pixels_wide, packed.data()); });
       for (int64_t c = 0; c < channels; c += channels_wide) {
         const T* weight = symmetric.data() + b * weights + c * channels;
         for (int64_t q = 0; q < count; q += pixels_wide) {

@@ -2,6 +2,7 @@
 // they fit there, when the gradient of the input is written.
 #include <torch/csrc/stable/library.h>
 
+#include "common/memory.h"
 #include "common/recycled.h"
 #include "style/instance_norm_cpu.h"
 

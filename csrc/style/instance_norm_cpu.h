@@ -1,6 +1,7 @@
 // What the forward and the backward of instance_norm share on the CPU.
 #pragma once
 
+#include "common/memory.h"
 #include "common/simd.h"
 #include "style/instance_norm.h"
 #include "style/lanes.h"

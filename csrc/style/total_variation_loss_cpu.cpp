@@ -2,6 +2,7 @@
 // rows, so that no sum depends on the number of threads.
 #include <torch/csrc/stable/library.h>
 
+#include "common/memory.h"
 #include "common/recycled.h"
 #include "common/simd.h"
 #include "style/lanes.h"
