@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "common/copy.h"
 #include "common/dispatch.h"
@@ -25,20 +26,18 @@ struct Panels {
   int64_t product(int64_t i, int64_t j) const { return (i * (i + 1) / 2 + j) * width * width; }
 };
 
-// Channels and pixels [first, first + count) of one image as [panels][count][width], zeros beyond the last channel:
-// what a tile reads lies side by side.
+// Channels of `panels` and pixels [first, first + count) of one image as [panels][count][width], zeros beyond the last
+// channel: what a tile reads lies side by side.
 template <class T, class S>
 [[gnu::always_inline]] inline void pack_channels(const Params& p, const S* image, int64_t first, int64_t count,
                                                  const Panels& panels, T* packed) {
-  const int64_t width = panels.width, step = count * width, rest = p.channels % width;
-  if (rest > 0) std::fill_n(packed + (panels.count() - 1) * step, step, T(0));
+  const int64_t width = panels.width, step = count * width;
+  if (panels.channels % width > 0) std::fill_n(packed + (panels.count() - 1) * step, step, T(0));
   if (p.channels_last) {
     const S* pixel = image + first * p.channels;
-    for (int64_t i = 0; i < count; ++i, pixel += p.channels) {
-      T* target = packed + i * width;
-      for (int64_t c = 0; c < p.channels; c += width, target += step) {
-        copy(pixel + c, std::min(width, p.channels - c), target);
-      }
+    for (int64_t k = 0; k < count; ++k, pixel += p.channels) {
+      T* target = packed + k * width;
+      for (int64_t i = 0; i < panels.count(); ++i, target += step) copy(pixel + i * width, panels.of(i), target);
     }
   } else {
     for (int64_t i = 0; i < panels.count(); ++i) {
@@ -78,41 +77,59 @@ void add_chunks(const Params& p, const Panels& panels, int64_t chunks, const T* 
   });
 }
 
+// products (+)= those of panels [begin, end) with the panels before them and themselves, over packed pixels.
+template <class T>
+void add_products(const Panels& panels, int64_t begin, int64_t end, const T* packed, int64_t pixels, bool accumulate,
+                  T* products) {
+  const gemm::Tile tile = gemm::tile<T>();
+  const int64_t width = panels.width;
+  for (int64_t j = 0; j < end; ++j) {
+    const T* b = packed + j * pixels * width;
+    for (int64_t i = std::max(begin, j); i < end; ++i) {
+      const T* a = packed + i * pixels * width;
+      T* product = products + panels.product(i, j);
+      for (int64_t r = 0; r < panels.of(i); r += tile.rows) {
+        gemm::multiply<T>(std::min<int64_t>(tile.rows, panels.of(i) - r),
+                          {a + r, width, b, width, pixels, product + r * width, width, accumulate});
+      }
+    }
+  }
+}
+
 // out[b] [channels, channels] = scale * features[b] features[b]^T
 template <class T, class S>
 void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
-  const gemm::Tile tile = gemm::tile<T>();
-  const int64_t width = tile.columns;
-  const Panels panels{p.channels, width};
+  const Panels panels{p.channels, gemm::tile<T>().columns};
   constexpr int64_t kValues = 1 << 16;  // whose panels stay in the cache
   const int64_t block = std::clamp<int64_t>(kValues / p.channels / 64 * 64, 64, 1024);
   // a size that does not depend on the number of threads: few channels make light chunks
   const int64_t chunk = std::max<int64_t>(256, (int64_t(1) << 17) / p.channels / 256 * 256);
   const int64_t chunks = std::max<int64_t>(1, ceil_div(p.pixels, chunk));
-  const int64_t sums_size = panels.pairs() * width * width;
-  Buffer<T> partial(size_t(p.batch * chunks * sums_size));
-  parallel_workers(p.batch * chunks, [&](const auto& next) {
-    Buffer<T> packed(size_t(panels.count() * width * block));
-    for (int64_t item = next(); item < p.batch * chunks; item = next()) {
-      const S* image = features + item / chunks * p.channels * p.pixels;
-      T* sums = partial.data() + item * sums_size;
-      const int64_t begin = item % chunks * chunk, end = std::min(p.pixels, begin + chunk);
-      if (begin >= end) std::fill_n(sums, sums_size, T(0));
+  // Where chunks are few, their products are shared out too: equal parts of the triangle, which end at panel
+  // count * sqrt(part / parts), and are worth packing the panels before them again.
+  constexpr int64_t kItemsOfThread = 4, kLeastPanels = 8;
+  const int64_t parts = std::clamp(ceil_div(kItemsOfThread * thread_count(), p.batch * chunks), int64_t(1),
+                                   std::max(panels.count() / kLeastPanels, int64_t(1)));
+  const auto end_of = [&](int64_t part) {
+    return int64_t(std::lround(double(panels.count()) * std::sqrt(double(part) / double(parts))));
+  };
+  const int64_t area = panels.pairs() * panels.width * panels.width;
+  Buffer<T> partial(size_t(p.batch * chunks * area));
+  parallel_workers(p.batch * chunks * parts, [&](const auto& next) {
+    Buffer<T> packed(size_t(panels.count() * panels.width * block));
+    for (int64_t item = next(); item < p.batch * chunks * parts; item = next()) {
+      const int64_t part = item % parts, chunk_of_all = item / parts;
+      const S* image = features + chunk_of_all / chunks * p.channels * p.pixels;
+      const int64_t begin = chunk_of_all % chunks * chunk, end = std::min(p.pixels, begin + chunk);
+      const int64_t first_panel = end_of(part), last_panel = end_of(part + 1);
+      const Panels needed{std::min(p.channels, last_panel * panels.width), panels.width};
+      T* products = partial.data() + chunk_of_all * area;
+      if (begin >= end && part == 0) std::fill_n(products, area, T(0));
       for (int64_t first = begin; first < end; first += block) {
         const int64_t count = std::min(block, end - first);
         vectorized(
-            [&]() __attribute__((always_inline)) { pack_channels(p, image, first, count, panels, packed.data()); });
-        for (int64_t j = 0; j < panels.count(); ++j) {
-          const T* b = packed.data() + j * count * width;
-          for (int64_t i = j; i < panels.count(); ++i) {
-            const T* a = packed.data() + i * count * width;
-            T* product = sums + panels.product(i, j);
-            for (int64_t r = 0; r < panels.of(i); r += tile.rows) {
-              gemm::multiply<T>(std::min<int64_t>(tile.rows, panels.of(i) - r),
-                                {a + r, width, b, width, count, product + r * width, width, first > begin});
-            }
-          }
-        }
+            [&]() __attribute__((always_inline)) { pack_channels(p, image, first, count, needed, packed.data()); });
+        add_products(panels, first_panel, last_panel, packed.data(), count, first > begin, products);
       }
     }
   });
@@ -122,24 +139,24 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
 // (grad + grad^T) * scale of each image as panels [batch][channels / width][channels][width], zeros beyond the last.
 template <class T>
 void pack_symmetric(const Params& p, const T* grads, T scale, int64_t width, T* packed) {
+  constexpr int64_t kGrain = 1 << 14;  // numbers that are worth a thread
   const Panels panels{p.channels, width};
-  parallel_for(p.batch * panels.count(), ceil_div(int64_t(1) << 14, p.channels * width),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t item = begin; item < end; ++item) {
-                   const int64_t i = item % panels.count(), some = panels.of(i);
-                   const T* grad = grads + item / panels.count() * p.channels * p.channels;
-                   T* panel = packed + item * p.channels * width;
-                   vectorized([&]() __attribute__((always_inline)) {
-                     if (some < width) std::fill_n(panel, p.channels * width, T(0));
-                     transpose(grad + i * width * p.channels, p.channels, some, p.channels, panel, width);
-                     for (int64_t k = 0; k < p.channels; ++k) {
-                       const T* row = grad + k * p.channels + i * width;
-                       for (int64_t l = 0; l < some; ++l)
-                         panel[k * width + l] = (row[l] + panel[k * width + l]) * scale;
-                     }
-                   });
-                 }
-               });
+  const int64_t step = p.channels * width;
+  parallel_for(p.batch * panels.count(), ceil_div(kGrain, step), [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t i = item % panels.count(), some = panels.of(i);
+      const T* grad = grads + item / panels.count() * p.channels * p.channels;
+      T* panel = packed + item * step;
+      vectorized([&]() __attribute__((always_inline)) {
+        if (some < width) std::fill_n(panel, step, T(0));
+        transpose(grad + i * width * p.channels, p.channels, some, p.channels, panel, width);
+        for (int64_t k = 0; k < p.channels; ++k) {
+          const T* row = grad + k * p.channels + i * width;
+          for (int64_t l = 0; l < some; ++l) panel[k * width + l] = (row[l] + panel[k * width + l]) * scale;
+        }
+      });
+    }
+  });
 }
 
 // Pixels [first, first + count) of one image as panels [count / width][channels][width], zeros beyond the last pixel.
@@ -170,18 +187,18 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
   const gemm::Tile tile = gemm::tile<T>();
   const int64_t channels = p.channels, pixels_wide = p.channels_last ? tile.rows : tile.columns;
   const int64_t channels_wide = p.channels_last ? tile.columns : tile.rows;
-  const int64_t block = ceil_div(std::max((int64_t(1) << 16) / channels, int64_t(128)), pixels_wide) * pixels_wide,
-                blocks = ceil_div(p.pixels, block);
+  constexpr int64_t kValues = 1 << 16, kLeastPixels = 64;  // whose panels stay in the cache
+  const int64_t block = ceil_div(std::max(kValues / channels, kLeastPixels), pixels_wide) * pixels_wide;
+  const int64_t blocks = ceil_div(p.pixels, block);
   const int64_t panels = ceil_div(channels, channels_wide), weights = panels * channels_wide * channels;
   Buffer<T> symmetric(size_t(p.batch * weights));
   pack_symmetric(p, grad, scale, channels_wide, symmetric.data());
-  parallel_for(p.batch * blocks, 4, [&](int64_t begin, int64_t end) {
+  parallel_workers(p.batch * blocks, [&](const auto& next) {
     Buffer<T> packed(size_t(block * channels)), sums(size_t(tile.rows * tile.columns));
-    for (int64_t item = begin; item < end; ++item) {
+    for (int64_t item = next(); item < p.batch * blocks; item = next()) {
       const int64_t b = item / blocks, first = item % blocks * block, count = std::min(block, p.pixels - first);
       const S* image = features + b * channels * p.pixels;
       S* target = out + b * channels * p.pixels;
-      // panels [count / pixels_wide][channels][pixels_wide]
       vectorized(
           [&]() __attribute__((always_inline)) { pack_pixels(p, image, first, count, pixels_wide, packed.data()); });
       for (int64_t c = 0; c < channels; c += channels_wide) {
