@@ -54,8 +54,7 @@ def measure(shape: Shape, layout: str, budget_s: float) -> Point:
     ratio = times["torch"].ratio_to(times["ours"])
     pairwise = [t / o for t, o in zip(times["torch"].seconds, times["ours"].seconds, strict=False)]
     low, _, high = statistics.quantiles(pairwise, n=4)
-    where = (features.dtype, layout == "channels_last", False)
-    kernel = plan(features.shape, weight.shape, *shape.arguments, 1, *where)
+    kernel = plan(features.shape, features.stride(), weight.shape, *shape.arguments, 1, features.dtype, False)
     return Point(shape.name, layout, kernel, times["ours"].median, times["torch"].median, ratio, high - low, difference)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -123,18 +123,31 @@ def choose_kernel(layer: Layer) -> Kernel:
 
 def plan(
     input: torch.Size,
+    strides: tuple[int, ...],
     weight: torch.Size,
     stride: int | Pair,
     padding: int | Pair,
     output_padding: int | Pair,
     groups: int,
     dilation: int | Pair,
-    *rest: Any,
+    dtype: torch.dtype,
+    cuda: bool,
 ) -> Kernel:
-    """:func:`choose_kernel` of a layer with ``rest`` = dtype, channels_last, cuda."""
+    """:func:`choose_kernel` of an input and a weight of these sizes, the former of these ``strides``."""
     pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
-    layer = Layer(input, weight, *pairs, groups, to_pair(dilation), *rest)
+    last = len(input) == 4 and _is_channels_last(input, strides)
+    layer = Layer(input, weight, *pairs, groups, to_pair(dilation), dtype, last, cuda)
     return choose_kernel(layer) if layer.sound else "fastvision"
+
+
+def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
+    """As torch's convolution reads it: one channel is dense both ways, and its stride decides."""
+    dense = 1
+    for d in (1, 3, 2, 0):
+        if size[d] != 1 and strides[d] != dense:
+            return False
+        dense *= size[d]
+    return strides[1] == 1
 
 
 # looking at a layer costs more than a small one takes
