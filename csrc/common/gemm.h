@@ -36,6 +36,7 @@ struct Operands {
   T* out;  // [rows, columns]
   int64_t out_step;
   bool accumulate;
+  const T* start = nullptr;  // [columns], what the sums of every row begin with
 };
 
 namespace detail {
@@ -53,6 +54,12 @@ struct Lanes {
     using V = typename Lanes<T, kBytes>::Raw;                                                       \
     constexpr int kLanes = kBytes / int(sizeof(T));                                                 \
     V sums[kRows][kVectors] = {};                                                                   \
+    if (o.start) {                                                                                  \
+      _Pragma("GCC unroll 8") for (int r = 0; r < kRows; ++r) {                                     \
+        _Pragma("GCC unroll 8") for (int v = 0; v < kVectors; ++v) sums[r][v] =                     \
+            *reinterpret_cast<const V*>(o.start + v * kLanes);                                      \
+      }                                                                                             \
+    }                                                                                               \
     const T *a = o.a, *b = o.b;                                                                     \
     for (int64_t k = 0; k < o.depth; ++k, a += o.a_step, b += o.b_step) {                           \
       V columns[kVectors];                                                                          \

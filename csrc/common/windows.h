@@ -83,6 +83,11 @@ template <class T, class S>
   int64_t offset[gemm::kMostRows] = {};
   for (int64_t first = piece.begin; first < piece.end; first += together, pixels += channels * together) {
     const int64_t count = std::min(together, piece.end - first);
+    if (step.c == 1 && step.h == width * step.w) {  // pixels lie evenly
+      if (count < together) std::fill_n(pixels, channels * together, T(0));
+      transpose(map + first * step.w, step.w, count, channels, pixels, together);
+      continue;
+    }
     for (int64_t i = 0; i < count; ++i) offset[i] = (first + i) / width * step.h + (first + i) % width * step.w;
     for (int64_t c = 0; c < channels; ++c) {
       for (int64_t i = 0; i < count; ++i) pixels[c * together + i] = static_cast<T>(map[c * step.c + offset[i]]);

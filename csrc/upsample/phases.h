@@ -11,6 +11,7 @@
 #include <cstring>
 #include <vector>
 
+#include "common/copy.h"
 #include "common/gemm.h"
 #include "common/host_device.h"
 #include "common/parallel.h"
@@ -143,7 +144,7 @@ class PhaseProducts {
     const int64_t columns = tile_.columns, phases = p_.x.stride, outputs = p_.group_outputs(), block = block_rows();
     for (int64_t t = 0; t < tiles; ++t) pack(group, first + t * columns, row_phase, s.tiles[size_t(t)]);
     s.sums.reserve(size_t(phases * block * columns));
-    s.line.reserve(size_t(std::max(phases, block) * columns));
+    s.line.reserve(size_t(phases * block * columns));
     for (int64_t o = 0; o < outputs; o += block) {
       const int64_t some = std::min(block, outputs - o);
       for (int64_t t = 0; t < tiles; ++t) {
@@ -187,7 +188,7 @@ class PhaseProducts {
   }
 
   // sums [phases, block, columns] -> outputs [channel, channel + some) of every segment
-  [[gnu::always_inline]] void store(const std::vector<Segment>& segments, const Scratch& s, int64_t channel,
+  [[gnu::always_inline]] void store(const std::vector<Segment>& segments, Scratch& s, int64_t channel,
                                     int64_t some) const {
     const int64_t stride = p_.x.stride, columns = tile_.columns, block = block_rows();
     const Activation<T> activate = activation_;
@@ -209,22 +210,25 @@ class PhaseProducts {
       }
       return;
     }
-    T* turned = s.line.data();  // [columns, some]
+    T* line = s.line.data();  // [columns, stride, some]: pixels of a row, one after the other
     for (int64_t f = 0; f < stride; ++f) {
-      transpose(s.sums.data() + f * block * columns, columns, some, columns, turned, some);
-      const T* bias = bias_.data() + channel;
-      for (int64_t l = 0; l < columns; ++l) {
-        for (int64_t r = 0; r < some; ++r) turned[l * some + r] = activate(turned[l * some + r] + bias[r]);
+      T* sums = s.sums.data() + f * block * columns;
+      for (int64_t r = 0; r < some; ++r) {
+        const T bias = bias_[size_t(channel + r)];
+        for (int64_t l = 0; l < columns; ++l) sums[r * columns + l] = activate(sums[r * columns + l] + bias);
       }
-      for (const Segment& segment : segments) {
-        for (int64_t i = (f + stride - segment.from % stride) % stride; i < segment.count; i += stride) {
-          const T* source = turned + (segment.from + i) / stride * some;
-          S* __restrict pixel = output_ + channel * out_.c + segment.target + i * out_.w;
-          if (out_.c == 1) {
-            for (int64_t r = 0; r < some; ++r) pixel[r] = static_cast<S>(source[r]);
-          } else {
-            for (int64_t r = 0; r < some; ++r) pixel[r * out_.c] = static_cast<S>(source[r]);
-          }
+      transpose(sums, columns, some, columns, line + f * some, stride * some);
+    }
+    for (const Segment& segment : segments) {
+      const T* source = line + segment.from * some;
+      S* pixel = output_ + channel * out_.c + segment.target;
+      if (out_.c == 1 && out_.w == some) {
+        copy(source, segment.count * some, pixel);
+      } else if (out_.c == 1) {
+        for (int64_t i = 0; i < segment.count; ++i) copy(source + i * some, some, pixel + i * out_.w);
+      } else {
+        for (int64_t i = 0; i < segment.count; ++i) {
+          for (int64_t r = 0; r < some; ++r) pixel[i * out_.w + r * out_.c] = static_cast<S>(source[i * some + r]);
         }
       }
     }

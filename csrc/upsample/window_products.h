@@ -44,14 +44,30 @@ void window_products(const Params& p, const S* input, const Strides& in, const S
           const T *panel = panels.panel(place, block), *tile_bias = biases.data() + channel;
           for (int64_t k = piece.begin; k < piece.end; k += tile.rows) {
             const int64_t rows = std::min<int64_t>(tile.rows, piece.end - k);
-            gemm::multiply<T>(rows, {pixels.data() + (k - piece.begin) * p.channels, tile.rows, panel, tile.columns,
-                                     p.channels, sums.data(), tile.columns, false});
+            gemm::Operands<T> operands{pixels.data() + (k - piece.begin) * p.channels,
+                                       tile.rows,
+                                       panel,
+                                       tile.columns,
+                                       p.channels,
+                                       sums.data(),
+                                       tile.columns,
+                                       false,
+                                       tile_bias};
+            S* const* const pixel = targets.data() + (k - piece.begin);
+            if constexpr (std::is_same_v<S, T>) {  // straight to where it belongs, if that is evenly spaced
+              if (activation.slope == 1 && some == tile.columns && k % p.x.in + rows <= p.x.in) {
+                operands.out = pixel[0] + corner + channel, operands.out_step = p.x.stride * out.w;
+                gemm::multiply<T>(rows, operands);
+                continue;
+              }
+            }
+            gemm::multiply<T>(rows, operands);
             vectorized([&]() __attribute__((always_inline)) {
               const Activation<T> activate = activation;
               for (int64_t r = 0; r < rows; ++r) {
                 const T* __restrict from = sums.data() + r * tile.columns;
-                S* __restrict pixel = targets[size_t(k - piece.begin + r)] + corner + channel;
-                for (int64_t u = 0; u < some; ++u) pixel[u] = static_cast<S>(activate(from[u] + tile_bias[u]));
+                S* __restrict target = pixel[r] + corner + channel;
+                for (int64_t u = 0; u < some; ++u) target[u] = static_cast<S>(activate(from[u]));
               }
             });
           }
