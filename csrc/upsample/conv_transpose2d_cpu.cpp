@@ -3,6 +3,7 @@
 
 #include "common/dispatch.h"
 #include "common/recycled.h"
+#include "upsample/depthwise_channels.h"
 #include "upsample/phases.h"
 #include "upsample/window_products.h"
 
@@ -91,6 +92,9 @@ void run(Params p, const S* input, const Strides& in, const S* weight, const S* 
   Buffer<T> kernels(size_t(p.outputs * taps));
   for (int64_t o = 0; o < p.outputs; ++o) {
     for (int64_t k = 0; k < taps; ++k) kernels[size_t(o * taps + k)] = static_cast<T>(weight[o * step + k]);
+  }
+  if (has_vectors_of_channels<T>(p, in, out)) {
+    return channel_rows<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
   }
   planes<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
 }

@@ -25,9 +25,23 @@ def kernel(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, slope
 _pair = st.tuples(st.integers(1, 5), st.integers(1, 5))
 
 
-@settings(max_examples=150, deadline=None)
+_GROUPS = [
+    (1, 7, 5),
+    (1, 3, 3),
+    (2, 3, 4),
+    (3, 1, 1),
+    (5, 1, 2),
+    (1, 1, 9),
+    (1, 3, 19),
+    (2, 2, 10),
+    (8, 1, 1),
+    (21, 1, 1),
+]
+
+
+@settings(max_examples=200, deadline=None)
 @given(
-    groups=st.sampled_from([(1, 7, 5), (1, 3, 3), (2, 3, 4), (3, 1, 1), (5, 1, 2), (1, 1, 9), (1, 3, 19), (2, 2, 10)]),
+    groups=st.sampled_from(_GROUPS),  # and inputs and outputs of each
     size=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 37)),
     taps=st.tuples(st.sampled_from([1, 2, 3, 5, 18]), st.sampled_from([1, 2, 4, 7, 17, 33])),
     stride=st.tuples(st.sampled_from([1, 2, 3, 9]), st.sampled_from([1, 2, 3, 4, 16])),
@@ -77,14 +91,32 @@ def test_windows_that_do_not_overlap(window: Any, inputs: int, outputs: int, siz
     x = x.to(dtype)[:, 1 : inputs + 1]
     weight = torch.randn(inputs, outputs, *window, generator=g).to(dtype)
     bias = torch.randn(outputs, generator=g).to(dtype)
-    sums = F.conv_transpose2d(x.double(), weight.double(), bias.double(), window)
-    expected = F.leaky_relu(sums, 0.1)
+    sums = F.conv_transpose2d(x.double(), weight.double(), None, window)
     dense = x.clone(memory_format=torch.channels_last)
     tolerance = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 8e-3}[dtype]
     for part in (x, dense):
-        for b, wanted in ((bias, expected), (None, F.leaky_relu(sums - bias.double()[:, None, None], 0.1))):
-            actual = kernel(part, weight, b, window, (0, 0), (0, 0), 1, (1, 1), slope=0.1)
-            torch.testing.assert_close(actual.double(), wanted, rtol=tolerance, atol=tolerance)
+        for b, wanted in ((bias, sums + bias.double()[:, None, None]), (None, sums)):
+            for slope in (0.1, 1.0):
+                actual = kernel(part, weight, b, window, (0, 0), (0, 0), 1, (1, 1), slope=slope)
+                expected = F.leaky_relu(wanted, slope)
+                torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("channels", [16, 21, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("slope", [1.0, 0.1])
+def test_vectors_of_channels(channels: int, dtype: torch.dtype, slope: float) -> None:
+    """Depthwise layers of channels_last maps have a kernel of their own; also of a part of a map's channels."""
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(2, channels + 1, 11, 17, generator=g).to(memory_format=torch.channels_last).to(dtype)[:, 1:]
+    weight, bias = torch.randn(channels, 1, 5, 4, generator=g).to(dtype), torch.randn(channels, generator=g).to(dtype)
+    rest = ((2, 3), (1, 2), (1, 0), channels, (1, 1))
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-9, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
+    for part in (x, x.clone(memory_format=torch.channels_last)):
+        expected = F.conv_transpose2d(part.double(), weight.double(), bias.double(), *rest)
+        actual = kernel(part, weight, bias, *rest, slope=slope)
+        expected = F.leaky_relu(expected, slope)
+        torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("padding", [(1, 0), (0, 2), (1, 1), (0, 0)])
@@ -99,12 +131,12 @@ def test_windows_that_are_shifted(padding: Any) -> None:
     torch.testing.assert_close(ops.conv_transpose2d(x, weight, None, 5, padding, extra), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("groups", [1, 4, 16])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_bits_do_not_depend_on_threads(groups: int, channels_last: bool) -> None:
-    x = torch.randn(2, 8, 30, 41)
+    x = torch.randn(2, 16, 30, 41)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
-    weight = torch.randn(8, 12 // groups, 4, 4)
+    weight = torch.randn(16, 16 // groups, 4, 4)
     threads = torch.get_num_threads()
     try:
         results = []
@@ -258,8 +290,9 @@ def test_the_choice() -> None:
     assert chosen(64, 3, 4, 2, 64) == "fastvision"
     native = torch.bfloat16 in NATIVE_HALF
     assert chosen(256, 256, 4, 2, 64, dtype=torch.bfloat16) == ("torch" if native else "fastvision")
-    assert chosen(256, 256, 2, 2, 64) == "fastvision" and chosen(256, 256, 2, 2, 64, channels_last=True) == "torch"
-    assert chosen(256, 256, 2, 2, 128, channels_last=True) == "fastvision"  # 67 MB
+    assert chosen(256, 256, 2, 2, 64) == chosen(256, 256, 2, 2, 64, channels_last=True) == "fastvision"
+    assert chosen(64, 64, 4, 2, 32, 64, channels_last=True) == "fastvision" and chosen(64, 64, 4, 2, 32, 64) == "torch"
+    assert chosen(21, 21, 4, 2, 32) == "fastvision" and chosen(24, 24, 4, 2, 32) == "torch"
     assert (
         chosen(512, 512, 4, 2, 64, cuda=True) == "torch" and chosen(512, 512, 4, 2, 64, 512, cuda=True) == "fastvision"
     )

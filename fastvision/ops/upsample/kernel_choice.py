@@ -15,8 +15,8 @@ Kernel = Literal["product", "torch", "fastvision"]
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 _LARGE_MAP = 1 << 22  # numbers
-# bytes: from the first on torch's allocator takes fresh pages each time, and up to the second ours those of before
-_LARGE_RESULT, _LARGEST_KEPT = 32 << 20, 256 << 20
+_LANES = 16  # numbers of a vector
+_LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
 
@@ -91,25 +91,28 @@ def choose_kernel(layer: Layer) -> Kernel:
     if (height, width, layer.groups) == (1, 1, 1) and plain:
         return "product"  # one tap an output: the weights are read once, which is all there is to do
     depthwise, dense = layer.groups == channels > 1, layer.groups == 1
+    taps = kernel[0] * kernel[1] / (layer.stride[0] * layer.stride[1])  # that an output reads of a channel
     large_stride, many = min(layer.stride) >= _LARGE_STRIDE, batch * height * width >= _FEW_POSITIONS
     if layer.cuda:
         # one thread an output: for outputs that read few numbers, where the tiles of a matrix product stay empty
-        read = channels // layer.groups * kernel[0] * kernel[1] / (layer.stride[0] * layer.stride[1])
-        return "fastvision" if read <= 64 else "torch"
+        return "fastvision" if channels // layer.groups * taps <= 64 else "torch"
     if layer.dtype not in (torch.float32, torch.float64):
         # oneDNN multiplies what we would widen to float32
         return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
+    # oneDNN works on 8 or 16 channels side by side, and slowly where they do not come out even
+    odd = dense and many and channels > _LANES and channels % 8 != 0 and min(layer.stride) > 1
     if layer.channels_last and depthwise:
-        # torch keeps the channels of a pixel side by side, which serves all but large strides
-        return "fastvision" if min(layer.stride) >= 2 * _LARGE_STRIDE and many else "torch"
+        # vectors along the channels, or along what neighbouring outputs of a large stride read
+        vectors = outputs == channels >= _LANES and max(layer.stride) < _LARGE_STRIDE
+        return "fastvision" if vectors or (min(layer.stride) >= 2 * _LARGE_STRIDE and many) else "torch"
     if layer.channels_last:
         # few outputs leave oneDNN's vectors empty, but turning an input costs more than that unless much is made of it
         small = channels <= 128 and batch * channels * height * width < _LARGE_MAP
         few = outputs <= 4 and small and outputs * kernel[0] * kernel[1] >= 32
-        # without overlap both multiply equally fast, and where the result lies decides
-        result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
-        windows = kernel == layer.stride and plain and _LARGE_RESULT <= result <= _LARGEST_KEPT
-        return "fastvision" if dense and (few or windows or (large_stride and many)) else "torch"
+        # without overlap nothing is turned, and whole tiles of outputs are stored where they belong
+        whole = channels >= _LANES and outputs % (2 * _LANES) == 0 and height * width >= _LEAST_PIXELS
+        windows = kernel == layer.stride and plain and whole
+        return "fastvision" if dense and (few or windows or odd or (large_stride and many)) else "torch"
     if dense and large_stride:
         return "fastvision"
     if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
@@ -118,7 +121,8 @@ def choose_kernel(layer: Layer) -> Kernel:
     if not dense or not many:
         return "torch"
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
-    return "fastvision" if kernel == layer.stride or outputs <= 8 else "torch"
+    few = outputs <= 4 or (outputs <= 8 and taps <= 9)
+    return "fastvision" if kernel == layer.stride or few or odd else "torch"
 
 
 def plan(
