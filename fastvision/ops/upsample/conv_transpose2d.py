@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, is_autocast_enabled, nn
+from torch.compiler import is_compiling
 
 from fastvision import reference
 from fastvision._library import register_autograd, register_fake, with_reference
@@ -62,31 +63,45 @@ def conv_transpose2d(
         et al. 2016, "Is the deconvolution layer the same as a convolutional layer?"; signature of
         ``torch.nn.functional.conv_transpose2d``.
     """
+    geometry = (stride, padding, output_padding, groups, dilation)
+    if not is_compiling():  # whose sizes are no keys
+        # as little as can be before torch has its turn: after a layer of 0.2 ms each line of Python finds cold caches
+        cuda = input.is_cuda
+        try:
+            kernel = remembered_plan(input.shape, input.stride(), weight.shape, *geometry, input.dtype, cuda)
+            if kernel == "torch" and activation is None and not is_autocast_enabled("cuda" if cuda else "cpu"):
+                return F.conv_transpose2d(input, weight, bias, *geometry)
+        except (TypeError, RuntimeError):  # lists are no keys either; what does not fit is told below
+            pass
+    return _conv_transpose2d(input, weight, bias, geometry, activation, negative_slope)
+
+
+def _conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: tuple[int | Pair, int | Pair, int | Pair, int, int | Pair],
+    activation: Activation | None,
+    negative_slope: float,
+) -> Tensor:
     if input.dim() == 3:
-        batched = (input[None], weight, bias, stride, padding, output_padding, groups, dilation)
-        return conv_transpose2d(*batched, activation=activation, negative_slope=negative_slope)[0]
+        return _conv_transpose2d(input[None], weight, bias, geometry, activation, negative_slope)[0]
     if activation is not None:
         _check_activation(activation)
-    # Until torch has its turn, as little as can be: after a layer of 0.2 ms each line finds cold caches.
-    cuda = input.is_cuda
-    if weight.dtype != input.dtype or bias is not None or torch.is_autocast_enabled("cuda" if cuda else "cpu"):
-        input, weight, bias = _cast_together(input, weight, bias)
-    geometry = (stride, padding, output_padding, groups, dilation)
-    layer = (input.shape, input.stride(), weight.shape, *geometry, input.dtype, cuda)
+    input, weight, bias = _cast_together(input, weight, bias)
+    stride, padding, output_padding, groups, dilation = geometry
+    layer = (input.shape, input.stride(), weight.shape, *geometry, input.dtype, input.is_cuda)
     try:
-        # a compiler's sizes are no keys
-        kernel = (plan if torch.compiler.is_compiling() else remembered_plan)(*layer)
-    except TypeError:  # nor are lists
+        kernel = (plan if is_compiling() else remembered_plan)(*layer)
+    except TypeError:
         kernel = plan(*layer)
-    if kernel == "torch" and (bias is None or bias.shape == (weight.shape[1] * groups,)):
-        try:
-            output = F.conv_transpose2d(input, weight, bias, *geometry)
-        except RuntimeError:
-            if _alike(input, weight):
-                raise
-        else:
-            return output if activation is None else activate(output, activation, negative_slope)
-    if kernel == "product" and _alike(input, weight) and (bias is None or bias.shape == weight.shape[1:2]):
+    alike = weight.dtype == input.dtype and weight.device == input.device
+    if not alike or (bias is not None and bias.shape != (weight.shape[1] * groups,)):
+        kernel = "fastvision"  # which says so
+    if kernel == "torch":
+        output = F.conv_transpose2d(input, weight, bias, *geometry)
+        return activate(output, activation, negative_slope)
+    if kernel == "product":
         flat = input.flatten(1) @ weight.flatten(1)  # [N, O kh kw]
         output = flat.view(-1, *weight.shape[1:])
         return activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
@@ -102,11 +117,6 @@ def conv_transpose2d(
 def _check_activation(activation: str | None) -> None:
     if activation not in (None, "relu", "leaky_relu"):
         raise ValueError(f'conv_transpose2d: expected activation None, "relu" or "leaky_relu", got {activation!r}')
-
-
-def _alike(input: Tensor, weight: Tensor) -> bool:
-    """If not, our kernel is the one that says what was expected."""
-    return weight.dtype == input.dtype and weight.device == input.device
 
 
 def _cast_together(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -121,7 +121,7 @@ def choose_kernel(layer: Layer) -> Kernel:
     if not dense or not many:
         return "torch"
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
-    few = outputs <= 4 or (outputs <= 8 and taps <= 9)
+    few = outputs <= 4 or (outputs <= 8 and channels <= 64 and taps <= 9)
     return "fastvision" if kernel == layer.stride or few or odd else "torch"
 
 
