@@ -92,7 +92,8 @@ def choose_kernel(layer: Layer) -> Kernel:
         return "product"  # one tap an output: the weights are read once, which is all there is to do
     depthwise, dense = layer.groups == channels > 1, layer.groups == 1
     taps = kernel[0] * kernel[1] / (layer.stride[0] * layer.stride[1])  # that an output reads of a channel
-    large_stride, many = min(layer.stride) >= _LARGE_STRIDE, batch * height * width >= _FEW_POSITIONS
+    large_stride, positions = min(layer.stride) >= _LARGE_STRIDE, batch * height * width
+    many = positions >= _FEW_POSITIONS
     if layer.cuda:
         # one thread an output: for outputs that read few numbers, where the tiles of a matrix product stay empty
         return "fastvision" if channels // layer.groups * taps <= 64 else "torch"
@@ -101,10 +102,12 @@ def choose_kernel(layer: Layer) -> Kernel:
         return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
     # oneDNN works on 8 or 16 channels side by side, and slowly where they do not come out even
     odd = dense and many and channels > _LANES and channels % 8 != 0 and min(layer.stride) > 1
+    # the weights of large strides are many, and worth laying out where their channels have pixels enough
+    large = large_stride and (many or positions >= 2 * channels)
     if layer.channels_last and depthwise:
         # vectors along the channels, or along what neighbouring outputs of a large stride read
         vectors = outputs == channels >= _LANES and max(layer.stride) < _LARGE_STRIDE
-        return "fastvision" if vectors or (min(layer.stride) >= 2 * _LARGE_STRIDE and many) else "torch"
+        return "fastvision" if vectors or (large and min(layer.stride) >= 2 * _LARGE_STRIDE) else "torch"
     if layer.channels_last:
         # few outputs leave oneDNN's vectors empty, but turning an input costs more than that unless much is made of it
         small = channels <= 128 and batch * channels * height * width < _LARGE_MAP
@@ -112,7 +115,7 @@ def choose_kernel(layer: Layer) -> Kernel:
         # without overlap nothing is turned, and whole tiles of outputs are stored where they belong
         whole = channels >= _LANES and outputs % (2 * _LANES) == 0 and height * width >= _LEAST_PIXELS
         windows = kernel == layer.stride and plain and whole
-        return "fastvision" if dense and (few or windows or odd or (large_stride and many)) else "torch"
+        return "fastvision" if dense and (few or windows or odd or large) else "torch"
     if dense and large_stride:
         return "fastvision"
     if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
