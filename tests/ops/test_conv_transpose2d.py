@@ -290,7 +290,9 @@ def test_the_choice() -> None:
     assert chosen(64, 3, 4, 2, 64) == "fastvision"
     native = torch.bfloat16 in NATIVE_HALF
     assert chosen(256, 256, 4, 2, 64, dtype=torch.bfloat16) == ("torch" if native else "fastvision")
-    assert chosen(256, 256, 2, 2, 64) == chosen(256, 256, 2, 2, 64, channels_last=True) == "fastvision"
+    assert chosen(256, 256, 2, 2, 64) == "fastvision" and chosen(256, 256, 2, 2, 64, channels_last=True) == "torch"
+    assert chosen(256, 256, 2, 2, 128, channels_last=True) == "fastvision"  # 67 MB
+    assert chosen(256, 256, 2, 2, 14, channels_last=True) == "fastvision"  # 0.8 MB
     assert chosen(64, 64, 4, 2, 32, 64, channels_last=True) == "fastvision" and chosen(64, 64, 4, 2, 32, 64) == "torch"
     assert chosen(21, 21, 4, 2, 32) == "fastvision" and chosen(24, 24, 4, 2, 32) == "torch"
     assert (

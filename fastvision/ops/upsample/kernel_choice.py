@@ -15,6 +15,8 @@ Kernel = Literal["product", "torch", "fastvision"]
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 _LARGE_MAP = 1 << 22  # numbers
+# bytes: larger ones are written to memory; yet larger ones torch's allocator puts on fresh pages each time
+_SMALL_RESULT, _LARGE_RESULT = 8 << 20, 32 << 20
 _LANES = 16  # numbers of a vector
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
@@ -112,9 +114,11 @@ def choose_kernel(layer: Layer) -> Kernel:
         # few outputs leave oneDNN's vectors empty, but turning an input costs more than that unless much is made of it
         small = channels <= 128 and batch * channels * height * width < _LARGE_MAP
         few = outputs <= 4 and small and outputs * kernel[0] * kernel[1] >= 32
-        # without overlap nothing is turned, and whole tiles of outputs are stored where they belong
+        # without overlap nothing is turned, and whole tiles of outputs are stored where they belong; in between the two
+        # sizes both wait for memory, oneDNN a little less
         whole = channels >= _LANES and outputs % (2 * _LANES) == 0 and height * width >= _LEAST_PIXELS
-        windows = kernel == layer.stride and plain and whole
+        result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
+        windows = kernel == layer.stride and plain and whole and not _SMALL_RESULT < result < _LARGE_RESULT
         return "fastvision" if dense and (few or windows or odd or large) else "torch"
     if dense and large_stride:
         return "fastvision"
