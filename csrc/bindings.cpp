@@ -40,5 +40,5 @@ static py::dict build_info() {
 PYBIND11_MODULE(FASTVISION_MODULE, m) {
   m.doc() = "Compiled kernels of fastvision; importing it registers torch.ops.fastvision.*";
   m.def("build_info", &build_info, "What this library was built with, and which of its CPU kernels run here.");
-  m.def("empty_cache", &fastvision::empty_cache, "Unmaps what large CPU outputs left behind.");
+  m.def("empty_cache", &fastvision::empty_cache, "Unmaps what large CPU outputs and scratch memory left behind.");
 }

@@ -51,9 +51,9 @@ def build_info() -> dict[str, Any]:
 
 
 def empty_cache() -> None:
-    """Gives the memory that large CPU outputs left behind back to the system.
+    """Gives the memory that large CPU outputs and intermediate results left behind back to the system.
 
-    Up to 256 MB of it is kept for the next outputs, because fresh pages cost more than most of what is written to them.
+    Up to 256 MB of it is kept for the next ones, because fresh pages cost more than most of what is written to them.
     On Linux the system takes it back by itself when memory is short; elsewhere nothing is kept.
     """
     if MODULE is not None:
