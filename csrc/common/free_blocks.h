@@ -39,7 +39,7 @@ struct Block {
 #ifdef __linux__
 
 // What was given back, oldest first. A thread that finds the list busy does without: taking and giving never wait,
-// so a process that was forked in the middle cannot hang, and never throw.
+// so a process that was forked in the middle cannot hang in them, and never throw.
 class FreeBlocks {
  public:
   static constexpr size_t kMost = size_t(256) << 20;  // bytes kept
@@ -83,7 +83,7 @@ class FreeBlocks {
   }
 
  private:
-  static constexpr int kSlots = 16;
+  static constexpr int kSlots = 64;  // scratch of every thread among them
 
   Block remove(int i) {
     const Block block = blocks_[i];

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "common/copy.h"
 #include "common/dispatch.h"
@@ -14,6 +15,8 @@
 #include "style/gram_matrix.h"
 
 namespace fastvision::gram_matrix {
+
+constexpr int64_t kItemsOfThread = 4;  // so that one that is held up leaves the rest to the others
 
 // Channels are taken `width` at a time, a tile's columns: a panel. Of the matrix, the products of panel i with the
 // panels j <= i are summed, each [width, width], one after the other.
@@ -107,7 +110,7 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
   const int64_t chunks = std::max<int64_t>(1, ceil_div(p.pixels, chunk));
   // Where chunks are few, their products are shared out too: equal parts of the triangle, which end at panel
   // count * sqrt(part / parts), and are worth packing the panels before them again.
-  constexpr int64_t kItemsOfThread = 4, kLeastPanels = 8;
+  constexpr int64_t kLeastPanels = 8;
   const int64_t parts = std::clamp(ceil_div(kItemsOfThread * thread_count(), p.batch * chunks), int64_t(1),
                                    std::max(panels.count() / kLeastPanels, int64_t(1)));
   const auto end_of = [&](int64_t part) {
@@ -188,7 +191,9 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
   const int64_t channels = p.channels, pixels_wide = p.channels_last ? tile.rows : tile.columns;
   const int64_t channels_wide = p.channels_last ? tile.columns : tile.rows;
   constexpr int64_t kValues = 1 << 16, kLeastPixels = 64;  // whose panels stay in the cache
-  const int64_t block = ceil_div(std::max(kValues / channels, kLeastPixels), pixels_wide) * pixels_wide;
+  const int64_t share = ceil_div(p.batch * p.pixels, kItemsOfThread * thread_count());
+  const int64_t block =
+      ceil_div(std::max(std::min(kValues / channels, share), kLeastPixels), pixels_wide) * pixels_wide;
   const int64_t blocks = ceil_div(p.pixels, block);
   const int64_t panels = ceil_div(channels, channels_wide), weights = panels * channels_wide * channels;
   Buffer<T> symmetric(size_t(p.batch * weights));

@@ -6,11 +6,13 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "common/host_device.h"
 #include "common/memory.h"
 #include "common/parallel.h"
 #include "common/simd.h"
+#include "common/transpose.h"
 #include "upsample/depthwise.h"
 
 namespace fastvision::conv_transpose2d {

@@ -221,15 +221,11 @@ class PhaseProducts {
     }
     for (const Segment& segment : segments) {
       const T* source = line + segment.from * some;
-      S* pixel = output_ + channel * out_.c + segment.target;
-      if (out_.c == 1 && out_.w == some) {
+      S* pixel = output_ + channel + segment.target;  // channels_last
+      if (out_.w == some) {
         copy(source, segment.count * some, pixel);
-      } else if (out_.c == 1) {
-        for (int64_t i = 0; i < segment.count; ++i) copy(source + i * some, some, pixel + i * out_.w);
       } else {
-        for (int64_t i = 0; i < segment.count; ++i) {
-          for (int64_t r = 0; r < some; ++r) pixel[i * out_.w + r * out_.c] = static_cast<S>(source[i * some + r]);
-        }
+        for (int64_t i = 0; i < segment.count; ++i) copy(source + i * some, some, pixel + i * out_.w);
       }
     }
   }

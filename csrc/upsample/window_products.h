@@ -2,6 +2,10 @@
 // the result, so that nothing is turned and every store is a run of outputs of one pixel.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
+#include "common/memory.h"
 #include "common/simd.h"
 #include "common/windows.h"
 #include "upsample/conv_transpose2d.h"
@@ -24,7 +28,8 @@ void window_products(const Params& p, const S* input, const Strides& in, const S
   const gemm::Tile tile = gemm::tile<T>();
   const windows::Pieces pieces(p.batch, p.y.in * p.x.in, tile.rows);
   Buffer<T> biases(size_t(panels.blocks() * tile.columns));
-  for (int64_t o = 0; o < p.outputs; ++o) biases[size_t(o)] = bias ? static_cast<T>(bias[o]) : T(0);
+  std::fill_n(biases.data(), panels.blocks() * tile.columns, T(0));
+  for (int64_t o = 0; bias && o < p.outputs; ++o) biases[size_t(o)] = static_cast<T>(bias[o]);
   parallel_for(p.batch * pieces.each, 1, [&](int64_t first, int64_t last) {
     Buffer<T> pixels(size_t(pieces.length * p.channels)), sums(size_t(tile.rows * tile.columns));
     Buffer<S*> targets(size_t(pieces.length));

@@ -37,7 +37,9 @@ def layers(device: torch.device, *channels: int, batch: int = 2, dtype: torch.dt
 
 @LAYOUTS
 @NORMALIZE
-@pytest.mark.parametrize("size", [(2, 1, 3, 5), (1, 3, 40, 61), (3, 64, 1, 1), (2, 130, 4, 4)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(2, 1, 3, 5), (1, 3, 40, 61), (3, 64, 1, 1), (2, 130, 4, 4), (1, 520, 9, 10)], ids=str
+)
 def test_equals_torch(size: tuple[int, ...], normalize: Any, layout: Any, device: torch.device) -> None:
     features = data.feature_map(*size).to(device).to(memory_format=layout).requires_grad_()
     wide = features.detach().double().requires_grad_()
@@ -111,9 +113,10 @@ def test_bad_pixels_reach_their_channel_only(device: torch.device) -> None:
 
 
 @LAYOUTS
-def test_bitwise_repeatable(layout: Any, device: torch.device) -> None:
-    features = data.feature_map(2, 64, 50, 70).to(device).to(memory_format=layout).requires_grad_()
-    target = torch.eye(64, device=device)
+@pytest.mark.parametrize("size", [(2, 64, 50, 70), (1, 520, 9, 10)], ids=str)
+def test_bitwise_repeatable(size: tuple[int, ...], layout: Any, device: torch.device) -> None:
+    features = data.feature_map(*size).to(device).to(memory_format=layout).requires_grad_()
+    target = torch.eye(size[1], device=device)
 
     def results() -> tuple[Tensor, ...]:
         gram = ops.gram_matrix(features)
@@ -121,6 +124,16 @@ def test_bitwise_repeatable(layout: Any, device: torch.device) -> None:
         return gram, loss, *torch.autograd.grad(gram.square().sum() + loss, features)
 
     bitwise_repeatable(results)
+
+
+def test_gradients_of_what_asks_for_them(device: torch.device) -> None:
+    features, targets = layers(device, 5, 6, 7)
+    everything = [t.requires_grad_() for t in (*features, *targets)]
+    expected = torch.autograd.grad(ops.style_loss(features, targets), everything)
+    for wanted in ([0], [1, 5], [4], [2, 3]):
+        leaves = [t.detach().requires_grad_(i in wanted) for i, t in enumerate(everything)]
+        found = torch.autograd.grad(ops.style_loss(leaves[:3], leaves[3:]), [leaves[i] for i in wanted])
+        assert all(torch.equal(f, expected[i]) for i, f in zip(wanted, found, strict=True))
 
 
 def test_no_images_no_pixels_no_channels(device: torch.device) -> None:

@@ -157,7 +157,7 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
         if grad is not None:
             parts.append(differences[start:end] * (grad * (2 * weight / max(batch, 1))))
         start = end
-        if not parts:
+        if not parts or not (wanted[layer] or wanted_of_targets[layer]):
             continue
         flowing = sum(parts[1:], parts[0]).view(batch, channels, channels)
         if wanted[layer]:

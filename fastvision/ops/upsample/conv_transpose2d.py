@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from fastvision import reference
 from fastvision._library import register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, plan, remembered_plan
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, plan, remembered_plan
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
 from fastvision.reference.upsample.pair import to_pair
 
@@ -36,7 +36,8 @@ def conv_transpose2d(
     ``choose_kernel`` decides by the shape whether torch's convolution or one of ours runs. On the CPU a dense layer
     whose kernels are zero off the diagonal (FCN's bilinear upsampling, as initialised) is found to be one and costs
     what a depthwise layer does; an infinite or NaN input then stays in its own channel, where the zeros of the others
-    would make it NaN in all. Outside the input our kernels read zeros, which an infinite weight makes NaN.
+    would make it NaN in all. Outside the input some of our kernels read zeros, which an infinite
+    weight makes NaN.
 
     Args:
         input: ``[N, C, H, W]``, or ``[C, H, W]`` without a batch, any strides; channels_last stays so.
@@ -64,16 +65,22 @@ def conv_transpose2d(
         ``torch.nn.functional.conv_transpose2d``.
     """
     geometry = (stride, padding, output_padding, groups, dilation)
+    kernel = None
     if not is_compiling():  # whose sizes are no keys
         # as little as can be before torch has its turn: after a layer of 0.2 ms each line of Python finds cold caches
         cuda = input.is_cuda
+        with_sizes = (input.shape, input.stride(), weight.shape, *geometry, input.dtype, cuda)
         try:
-            kernel = remembered_plan(input.shape, input.stride(), weight.shape, *geometry, input.dtype, cuda)
-            if kernel == "torch" and activation is None and not is_autocast_enabled("cuda" if cuda else "cpu"):
+            kernel = remembered_plan(*with_sizes)
+        except TypeError:  # nor are lists
+            kernel = plan(*with_sizes)
+        if kernel == "torch" and activation is None and not is_autocast_enabled("cuda" if cuda else "cpu"):
+            try:
                 return F.conv_transpose2d(input, weight, bias, *geometry)
-        except (TypeError, RuntimeError):  # lists are no keys either; what does not fit is told below
-            pass
-    return _conv_transpose2d(input, weight, bias, geometry, activation, negative_slope)
+            except RuntimeError:
+                if _fits(input, weight, bias, groups):
+                    raise
+    return _conv_transpose2d(input, weight, bias, geometry, activation, negative_slope, kernel)
 
 
 def _conv_transpose2d(
@@ -83,20 +90,19 @@ def _conv_transpose2d(
     geometry: tuple[int | Pair, int | Pair, int | Pair, int, int | Pair],
     activation: Activation | None,
     negative_slope: float,
+    kernel: Kernel | None,
 ) -> Tensor:
+    """``kernel``: what was planned for these arguments as they are."""
     if input.dim() == 3:
-        return _conv_transpose2d(input[None], weight, bias, geometry, activation, negative_slope)[0]
+        return _conv_transpose2d(input[None], weight, bias, geometry, activation, negative_slope, None)[0]
     if activation is not None:
         _check_activation(activation)
+    dtype = input.dtype
     input, weight, bias = _cast_together(input, weight, bias)
     stride, padding, output_padding, groups, dilation = geometry
-    layer = (input.shape, input.stride(), weight.shape, *geometry, input.dtype, input.is_cuda)
-    try:
-        kernel = (plan if is_compiling() else remembered_plan)(*layer)
-    except TypeError:
-        kernel = plan(*layer)
-    alike = weight.dtype == input.dtype and weight.device == input.device
-    if not alike or (bias is not None and bias.shape != (weight.shape[1] * groups,)):
+    if kernel is None or input.dtype != dtype:
+        kernel = plan(input.shape, input.stride(), weight.shape, *geometry, input.dtype, input.is_cuda)
+    if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
         output = F.conv_transpose2d(input, weight, bias, *geometry)
@@ -117,6 +123,11 @@ def _conv_transpose2d(
 def _check_activation(activation: str | None) -> None:
     if activation not in (None, "relu", "leaky_relu"):
         raise ValueError(f'conv_transpose2d: expected activation None, "relu" or "leaky_relu", got {activation!r}')
+
+
+def _fits(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> bool:
+    alike = weight.dtype == input.dtype and weight.device == input.device
+    return alike and (bias is None or bias.shape == (weight.shape[1] * groups,))
 
 
 def _cast_together(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

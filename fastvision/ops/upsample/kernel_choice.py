@@ -103,7 +103,7 @@ def choose_kernel(layer: Layer) -> Kernel:
         # oneDNN multiplies what we would widen to float32
         return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
     # oneDNN works on 8 or 16 channels side by side, and slowly where they do not come out even
-    odd = dense and many and channels > _LANES and channels % 8 != 0 and min(layer.stride) > 1
+    odd = dense and channels > _LANES and channels % 8 != 0 and min(layer.stride) > 1 and many
     # the weights of large strides are many, and worth laying out where their channels have pixels enough
     large = large_stride and (many or positions >= 2 * channels)
     if layer.channels_last and depthwise:

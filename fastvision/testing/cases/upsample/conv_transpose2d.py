@@ -44,6 +44,8 @@ def _samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     yield sample("bilinear, channels_last", images(2, 3, 4, 5).to(memory_format=last), 3, (32, 32), 16, 8, 0, 3)
     yield sample("channels_last", images(2, 5, 6, 7).to(memory_format=last), 4, (4, 4), 2, 1, activation="relu")
     yield sample("channels_last, large stride", images(1, 3, 3, 4).to(memory_format=last), 20, (9, 9), 8, 1)
+    yield sample("channels_last, depthwise", images(2, 21, 6, 19).to(memory_format=last), 21, (4, 5), (2, 3), 1, 1, 21)
+    yield sample("channels_last, windows", images(1, 16, 7, 9).to(memory_format=last), 32, (2, 2), 2)
     yield sample("strided input", images(2, 12, 9, 12)[:, ::2, 1:, ::3], 7, (3, 3), 2, 1, 1)
     yield sample("one pixel", images(3, 8, 1, 1), 5, (4, 4))
     weight, bias = layer(4, 4, (4, 4))
