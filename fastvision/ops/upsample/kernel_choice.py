@@ -102,13 +102,15 @@ def choose_kernel(layer: Layer) -> Kernel:
     if layer.dtype not in (torch.float32, torch.float64):
         # oneDNN multiplies what we would widen to float32
         return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
+    result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
     # oneDNN works on 8 or 16 channels side by side, and slowly where they do not come out even
     odd = dense and channels > _LANES and channels % 8 != 0 and min(layer.stride) > 1 and many
     # the weights of large strides are many, and worth laying out where their channels have pixels enough
     large = large_stride and (many or positions >= 2 * channels)
     if layer.channels_last and depthwise:
         # vectors along the channels, or along what neighbouring outputs of a large stride read
-        vectors = outputs == channels >= _LANES and max(layer.stride) < _LARGE_STRIDE
+        between = _SMALL_RESULT // 2 < result < _LARGE_RESULT
+        vectors = outputs == channels >= _LANES and max(layer.stride) < _LARGE_STRIDE and not between
         return "fastvision" if vectors or (large and min(layer.stride) >= 2 * _LARGE_STRIDE) else "torch"
     if layer.channels_last:
         # few outputs leave oneDNN's vectors empty, but turning an input costs more than that unless much is made of it
@@ -117,19 +119,18 @@ def choose_kernel(layer: Layer) -> Kernel:
         # without overlap nothing is turned, and whole tiles of outputs are stored where they belong; in between the two
         # sizes both wait for memory, oneDNN a little less
         whole = channels >= _LANES and outputs % (2 * _LANES) == 0 and height * width >= _LEAST_PIXELS
-        result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
         windows = kernel == layer.stride and plain and whole and not _SMALL_RESULT < result < _LARGE_RESULT
         return "fastvision" if dense and (few or windows or odd or large) else "torch"
     if dense and large_stride:
         return "fastvision"
     if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
-        small = channels % 16 == 0 and batch * outputs * layer.sides[0] * layer.sides[1] < _LARGE_MAP
+        small = channels % 16 == 0 and result < _LARGE_MAP * layer.dtype.itemsize
         return "torch" if small and not large_stride and min(kernel) > 1 else "fastvision"
     if not dense or not many:
         return "torch"
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
     few = outputs <= 4 or (outputs <= 8 and channels <= 64 and taps <= 9)
-    return "fastvision" if kernel == layer.stride or few or odd else "torch"
+    return "fastvision" if (kernel == layer.stride and positions >= channels) or few or odd else "torch"
 
 
 def plan(
