@@ -15,8 +15,8 @@ Kernel = Literal["product", "torch", "fastvision"]
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 _LARGE_MAP = 1 << 22  # numbers
-# bytes: larger ones are written to memory; yet larger ones torch's allocator puts on fresh pages each time
-_SMALL_RESULT, _LARGE_RESULT = 8 << 20, 32 << 20
+# bytes: what stays in the cache of a core, of the processor, and what torch's allocator puts on fresh pages each time
+_TINY_RESULT, _SMALL_RESULT, _LARGE_RESULT = 1 << 20, 8 << 20, 32 << 20
 _LANES = 16  # numbers of a vector
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
@@ -109,8 +109,8 @@ def choose_kernel(layer: Layer) -> Kernel:
     large = large_stride and (many or positions >= 2 * channels)
     if layer.channels_last and depthwise:
         # vectors along the channels, or along what neighbouring outputs of a large stride read
-        between = _SMALL_RESULT // 2 < result < _LARGE_RESULT
-        vectors = outputs == channels >= _LANES and max(layer.stride) < _LARGE_STRIDE and not between
+        vectors = outputs == channels >= _LANES and max(layer.stride) < _LARGE_STRIDE
+        vectors = vectors and not _TINY_RESULT < result < _LARGE_RESULT
         return "fastvision" if vectors or (large and min(layer.stride) >= 2 * _LARGE_STRIDE) else "torch"
     if layer.channels_last:
         # few outputs leave oneDNN's vectors empty, but turning an input costs more than that unless much is made of it
