@@ -293,7 +293,7 @@ def test_the_choice() -> None:
     assert chosen(256, 256, 2, 2, 64) == "fastvision" and chosen(256, 256, 2, 2, 64, channels_last=True) == "torch"
     assert chosen(256, 256, 2, 2, 128, channels_last=True) == "fastvision"  # 67 MB
     assert chosen(256, 256, 2, 2, 14, channels_last=True) == "fastvision"  # 0.8 MB
-    assert chosen(64, 64, 4, 2, 32, 64, channels_last=True) == "fastvision" and chosen(64, 64, 4, 2, 32, 64) == "torch"
+    assert chosen(64, 64, 4, 2, 24, 64, channels_last=True) == "fastvision" and chosen(64, 64, 4, 2, 24, 64) == "torch"
     assert chosen(21, 21, 4, 2, 32) == "fastvision" and chosen(24, 24, 4, 2, 32) == "torch"
     assert (
         chosen(512, 512, 4, 2, 64, cuda=True) == "torch" and chosen(512, 512, 4, 2, 64, 512, cuda=True) == "fastvision"
