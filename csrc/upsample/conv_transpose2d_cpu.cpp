@@ -13,8 +13,8 @@ namespace {
 constexpr const char* kOp = "conv_transpose2d";
 
 // One output channel or more to each input channel: kernels [outputs, y.kernel, x.kernel], output o reads input
-// o / multiplier. Rows of a plane are computed one after the other and stored; channels_last, where
-// it comes here at all, has the rows of all channels computed first, then turned.
+// o / multiplier. Rows of a plane are computed one after the other and stored; channels_last, where it comes here at
+// all, has the rows of all channels computed first, then turned.
 template <class T, class S>
 void planes(const Params& p, const S* input, const Strides& in, const T* kernels, const S* bias,
             Activation<T> activation, S* output, const Strides& out) {

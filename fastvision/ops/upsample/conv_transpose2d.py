@@ -36,8 +36,7 @@ def conv_transpose2d(
     ``choose_kernel`` decides by the shape whether torch's convolution or one of ours runs. On the CPU a dense layer
     whose kernels are zero off the diagonal (FCN's bilinear upsampling, as initialised) is found to be one and costs
     what a depthwise layer does; an infinite or NaN input then stays in its own channel, where the zeros of the others
-    would make it NaN in all. Outside the input some of our kernels read zeros, which an infinite
-    weight makes NaN.
+    would make it NaN in all. Outside the input some of our kernels read zeros, which an infinite weight makes NaN.
 
     Args:
         input: ``[N, C, H, W]``, or ``[C, H, W]`` without a batch, any strides; channels_last stays so.
@@ -69,11 +68,7 @@ def conv_transpose2d(
     if not is_compiling():  # whose sizes are no keys
         # as little as can be before torch has its turn: after a layer of 0.2 ms each line of Python finds cold caches
         cuda = input.is_cuda
-        with_sizes = (input.shape, input.stride(), weight.shape, *geometry, input.dtype, cuda)
-        try:
-            kernel = remembered_plan(*with_sizes)
-        except TypeError:  # nor are lists
-            kernel = plan(*with_sizes)
+        kernel = remembered_plan(input.shape, input.stride(), weight.shape, *geometry, input.dtype, cuda)
         if kernel == "torch" and activation is None and not is_autocast_enabled("cuda" if cuda else "cpu"):
             try:
                 return F.conv_transpose2d(input, weight, bias, *geometry)
@@ -101,7 +96,8 @@ def _conv_transpose2d(
     input, weight, bias = _cast_together(input, weight, bias)
     stride, padding, output_padding, groups, dilation = geometry
     if kernel is None or input.dtype != dtype:
-        kernel = plan(input.shape, input.stride(), weight.shape, *geometry, input.dtype, input.is_cuda)
+        choose = plan if is_compiling() else remembered_plan
+        kernel = choose(input.shape, input.stride(), weight.shape, *geometry, input.dtype, input.is_cuda)
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":

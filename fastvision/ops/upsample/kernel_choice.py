@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -162,5 +162,12 @@ def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
     return strides[1] == 1
 
 
-# looking at a layer costs more than a small one takes
-remembered_plan = functools.lru_cache(maxsize=1024)(plan)
+_remembered = functools.lru_cache(maxsize=1024)(plan)
+
+
+def remembered_plan(*layer: Any) -> Kernel:
+    """:func:`plan`, looked up where it can be: looking at a layer costs more than a small one takes."""
+    try:
+        return _remembered(*layer)
+    except TypeError:  # lists are no keys
+        return plan(*layer)
