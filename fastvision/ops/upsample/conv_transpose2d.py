@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, is_autocast_enabled, nn
+from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from fastvision import reference
 from fastvision._library import register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, plan, remembered_plan
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, plan, plans
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
 from fastvision.reference.upsample.pair import to_pair
+
+# one question without arguments where torch has it: naming the device costs 1 % of a layer of 0.2 ms
+_is_any_autocast_enabled = getattr(
+    torch._C,
+    "_is_any_autocast_enabled",
+    lambda: torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
+)
 
 
 @with_reference(reference.upsample.conv_transpose2d)
@@ -63,18 +69,24 @@ def conv_transpose2d(
         et al. 2016, "Is the deconvolution layer the same as a convolutional layer?"; signature of
         ``torch.nn.functional.conv_transpose2d``.
     """
-    geometry = (stride, padding, output_padding, groups, dilation)
     kernel = None
     if not is_compiling():  # whose sizes are no keys
         # as little as can be before torch has its turn: after a layer of 0.2 ms each line of Python finds cold caches
-        cuda = input.is_cuda
-        kernel = remembered_plan(input.shape, input.stride(), weight.shape, *geometry, input.dtype, cuda)
-        if kernel == "torch" and activation is None and not is_autocast_enabled("cuda" if cuda else "cpu"):
+        layer = (
+            input.shape, input.stride(), weight.shape, stride, padding, output_padding, groups, dilation, input.dtype,
+            input.is_cuda,
+        )  # fmt: skip
+        try:
+            kernel = plans[layer]
+        except TypeError:  # lists are no keys
+            kernel = plan(*layer)
+        if kernel == "torch" and activation is None and not _is_any_autocast_enabled():
             try:
-                return F.conv_transpose2d(input, weight, bias, *geometry)
+                return torch.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
             except RuntimeError:
                 if _fits(input, weight, bias, groups):
                     raise
+    geometry = (stride, padding, output_padding, groups, dilation)
     return _conv_transpose2d(input, weight, bias, geometry, activation, negative_slope, kernel)
 
 
@@ -95,19 +107,20 @@ def _conv_transpose2d(
     dtype = input.dtype
     input, weight, bias = _cast_together(input, weight, bias)
     stride, padding, output_padding, groups, dilation = geometry
+    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
     if kernel is None or input.dtype != dtype:
-        choose = plan if is_compiling() else remembered_plan
-        kernel = choose(input.shape, input.stride(), weight.shape, *geometry, input.dtype, input.is_cuda)
+        shapes, padded = (input.shape, input.stride(), weight.shape), (*pairs, groups, to_pair(dilation))
+        layer = (*shapes, *padded, input.dtype, input.is_cuda)
+        kernel = plan(*layer) if is_compiling() else plans[layer]
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
-        output = F.conv_transpose2d(input, weight, bias, *geometry)
+        output = torch.conv_transpose2d(input, weight, bias, *geometry)
         return activate(output, activation, negative_slope)
     if kernel == "product":
         flat = input.flatten(1) @ weight.flatten(1)  # [N, O kh kw]
         output = flat.view(-1, *weight.shape[1:])
         return activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
-    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
     # the backward tells by the sign of an output on which side of zero the sum was; a negative slope turns it
     fused = activation if activation == "relu" or negative_slope >= 0 else None
     output = torch.ops.fastvision.conv_transpose2d(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ _LARGE_MAP = 1 << 22  # numbers
 _TINY_RESULT, _SMALL_RESULT, _LARGE_RESULT = 1 << 20, 8 << 20, 32 << 20
 _LANES = 16  # numbers of a vector
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
+_REMEMBERED = 1024  # layers
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
 
@@ -162,12 +162,13 @@ def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
     return strides[1] == 1
 
 
-_remembered = functools.lru_cache(maxsize=1024)(plan)
-
-
-def remembered_plan(*layer: Any) -> Kernel:
+class _Plans(dict[tuple[Any, ...], Kernel]):
     """:func:`plan`, looked up where it can be: looking at a layer costs more than a small one takes."""
-    try:
-        return _remembered(*layer)
-    except TypeError:  # lists are no keys
-        return plan(*layer)
+
+    def __missing__(self, layer: tuple[Any, ...]) -> Kernel:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        return self.setdefault(layer, plan(*layer))
+
+
+plans = _Plans()
