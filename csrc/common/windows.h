@@ -74,12 +74,33 @@ struct Pieces {
   }
 };
 
+// Of planes whose pixels lie evenly.
+template <int kTogether, class T, class S>
+[[gnu::always_inline]] inline void pack_planes(int64_t channels, const S* map, int64_t step, const Piece& piece,
+                                               T* pixels) {
+  for (int64_t c = 0; c < channels; ++c, map += step, pixels += kTogether) {
+    T* __restrict target = pixels;
+    int64_t i = piece.begin;
+    for (; i + kTogether <= piece.end; i += kTogether, target += channels * kTogether) {
+      for (int l = 0; l < kTogether; ++l) target[l] = static_cast<T>(map[i + l]);
+    }
+    if (i == piece.end) continue;
+    for (int l = 0; l < kTogether; ++l) target[l] = i + l < piece.end ? static_cast<T>(map[i + l]) : T(0);
+  }
+}
+
 // A piece of maps [.., channels, H, width] of either format, read in place -> [tiles, channels, pixels of a tile];
 // pixels past the last are zero.
 template <class T, class S>
 [[gnu::always_inline]] inline void pack_pixels(int64_t channels, int64_t width, int64_t together, const S* maps,
                                                const Strides& step, const Piece& piece, T* pixels) {
   const S* map = maps + piece.map * step.n;
+  if (step.w == 1 && step.h == width && step.c != 1) {
+    static_assert(gemm::kMostRows == 8);
+    if (together == 8) return pack_planes<8>(channels, map, step.c, piece, pixels);
+    if (together == 6) return pack_planes<6>(channels, map, step.c, piece, pixels);
+    if (together == 4) return pack_planes<4>(channels, map, step.c, piece, pixels);
+  }
   int64_t offset[gemm::kMostRows] = {};
   for (int64_t first = piece.begin; first < piece.end; first += together, pixels += channels * together) {
     const int64_t count = std::min(together, piece.end - first);

@@ -4,6 +4,7 @@
 #include "common/dispatch.h"
 #include "common/recycled.h"
 #include "upsample/depthwise_channels.h"
+#include "upsample/overlap_products.h"
 #include "upsample/phases.h"
 #include "upsample/window_products.h"
 
@@ -84,6 +85,9 @@ void run(Params p, const S* input, const Strides& in, const S* weight, const S* 
       p.groups == 1 && p.channels > 1 && p.channels == p.outputs && taps > 1 && is_diagonal(weight, p.channels, taps);
   if (!diagonal && are_windows(p, out)) {
     return window_products<T, S>(p, input, in, weight, bias, activation, output, out);
+  }
+  if (!diagonal && has_overlap_products(p, out)) {
+    return OverlapProducts<T, S>(p, input, in, weight, bias, activation, output, out).run();
   }
   if (!diagonal && p.group_channels() > 1) {
     return PhaseProducts<T, S>(p, input, in, weight, bias, activation, output, out).run();

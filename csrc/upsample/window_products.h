@@ -12,13 +12,15 @@
 
 namespace fastvision::conv_transpose2d {
 
-constexpr int64_t kLeastPixels = 48;  // of a map; fewer would leave tiles empty
+constexpr int64_t kLeastPixels = 48;   // of a map; fewer would leave tiles empty
+constexpr int64_t kLeastOutputs = 16;  // as would these
 
 inline bool are_windows(const Params& p, const Strides& out) {
   const auto fits = [](const Axis& a) {
     return a.kernel == a.stride && a.dilation == 1 && a.padding == 0 && a.out == a.in * a.stride;
   };
-  return p.groups == 1 && out.c == 1 && fits(p.y) && fits(p.x) && p.y.in * p.x.in >= kLeastPixels;
+  return p.groups == 1 && p.outputs >= kLeastOutputs && out.c == 1 && fits(p.y) && fits(p.x) &&
+         p.y.in * p.x.in >= kLeastPixels;
 }
 
 template <class T, class S>

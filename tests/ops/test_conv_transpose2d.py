@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fastvision import _library, ops
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel
 
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to compare")
 
@@ -36,6 +35,9 @@ _GROUPS = [
     (2, 2, 10),
     (8, 1, 1),
     (21, 1, 1),
+    (1, 17, 5),
+    (1, 16, 33),
+    (1, 40, 1),
 ]
 
 
@@ -117,6 +119,34 @@ def test_vectors_of_channels(channels: int, dtype: torch.dtype, slope: float) ->
         actual = kernel(part, weight, bias, *rest, slope=slope)
         expected = F.leaky_relu(expected, slope)
         torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("slope", [1.0, 0.1])
+def test_bands_of_rows(channels_last: bool, dtype: torch.dtype, slope: float) -> None:
+    """Dense layers of 16 channels or more are summed up in bands of rows: several of them; also of a part of a map."""
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 21, 70, 50, generator=g)
+    x = (x.to(memory_format=torch.channels_last) if channels_last else x).to(dtype)[:, 1:]
+    weight, bias = torch.randn(20, 24, 5, 4, generator=g).to(dtype), torch.randn(24, generator=g).to(dtype)
+    rest = ((2, 3), (1, 2), (1, 0), 1, (1, 1))
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-9, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
+    for part in (x, x.flip(2).clone(memory_format=torch.preserve_format)):
+        for b in (bias, None):
+            expected = F.conv_transpose2d(part.double(), weight.double(), None if b is None else b.double(), *rest)
+            actual = kernel(part, weight, b, *rest, slope=slope)
+            torch.testing.assert_close(actual.double(), F.leaky_relu(expected, slope), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_rows_too_long_for_bands(channels_last: bool) -> None:
+    x = torch.randn(1, 16, 2, 35000)
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    rest = ((1, 2), (0, 0), (0, 0), 1, (1, 1))
+    weight = torch.randn(16, 16, 2, 2)
+    expected = F.conv_transpose2d(x, weight, None, *rest)
+    torch.testing.assert_close(kernel(x, weight, None, *rest, slope=1.0), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("padding", [(1, 0), (0, 2), (1, 1), (0, 0)])
@@ -276,25 +306,3 @@ def test_nails_are_not_rounded_inside_autocast(device: torch.device) -> None:
     with torch.autocast(device.type, dtype=torch.bfloat16):
         out = ops.bed_of_nails_upsample(x, 2)
     assert torch.equal(out, ops.bed_of_nails_upsample(x, 2)) and out.dtype == torch.float32
-
-
-def test_the_choice() -> None:
-    def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
-        sizes = torch.Size((1, channels, side, side)), torch.Size((channels, outputs // groups, taps, taps))
-        layer = Layer(*sizes, (stride, stride), (0, 0), (0, 0), groups, (1, 1), torch.float32, False, False)
-        return choose_kernel(layer._replace(**kwargs))
-
-    assert chosen(512, 512, 7, 1, 1) == "product"
-    assert chosen(21, 21, 64, 32, 40, 21) == "fastvision"
-    assert chosen(512, 256, 4, 2, 4) == "torch"
-    assert chosen(64, 3, 4, 2, 64) == "fastvision"
-    native = torch.bfloat16 in NATIVE_HALF
-    assert chosen(256, 256, 4, 2, 64, dtype=torch.bfloat16) == ("torch" if native else "fastvision")
-    assert chosen(256, 256, 2, 2, 64) == "fastvision" and chosen(256, 256, 2, 2, 64, channels_last=True) == "torch"
-    assert chosen(256, 256, 2, 2, 128, channels_last=True) == "fastvision"  # 67 MB
-    assert chosen(256, 256, 2, 2, 14, channels_last=True) == "fastvision"  # 0.8 MB
-    assert chosen(64, 64, 4, 2, 24, 64, channels_last=True) == "fastvision" and chosen(64, 64, 4, 2, 24, 64) == "torch"
-    assert chosen(21, 21, 4, 2, 32) == "fastvision" and chosen(24, 24, 4, 2, 32) == "torch"
-    assert (
-        chosen(512, 512, 4, 2, 64, cuda=True) == "torch" and chosen(512, 512, 4, 2, 64, 512, cuda=True) == "fastvision"
-    )

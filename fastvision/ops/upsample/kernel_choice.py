@@ -18,6 +18,7 @@ _LARGE_MAP = 1 << 22  # numbers
 _TINY_RESULT, _SMALL_RESULT, _LARGE_RESULT = 1 << 20, 8 << 20, 32 << 20
 _LANES = 16  # numbers of a vector
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
+_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _REMEMBERED = 1024  # layers
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
@@ -103,10 +104,14 @@ def choose_kernel(layer: Layer) -> Kernel:
         # oneDNN multiplies what we would widen to float32
         return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
     result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
+    if dense and not _AVX512 and channels >= _LANES and _overlap_pays(layer, result):
+        return "fastvision"
     # oneDNN works on 8 or 16 channels side by side, and slowly where they do not come out even
-    odd = dense and channels > _LANES and channels % 8 != 0 and min(layer.stride) > 1 and many
+    odd = dense and channels > _LANES and channels % 8 != 0 and outputs <= 24 and min(layer.stride) > 1 and many
     # the weights of large strides are many, and worth laying out where their channels have pixels enough
     large = large_stride and (many or positions >= 2 * channels)
+    # groups of few outputs leave most of a vector empty
+    grouped = 1 < layer.groups < channels and outputs <= 4 * layer.groups and not _AVX512
     if layer.channels_last and depthwise:
         # vectors along the channels, or along what neighbouring outputs of a large stride read
         vectors = outputs == channels >= _LANES and max(layer.stride) < _LARGE_STRIDE
@@ -120,8 +125,8 @@ def choose_kernel(layer: Layer) -> Kernel:
         # sizes both wait for memory, oneDNN a little less
         whole = channels >= _LANES and outputs % (2 * _LANES) == 0 and height * width >= _LEAST_PIXELS
         windows = kernel == layer.stride and plain and whole and not _SMALL_RESULT < result < _LARGE_RESULT
-        return "fastvision" if dense and (few or windows or odd or large) else "torch"
-    if dense and large_stride:
+        return "fastvision" if grouped or (dense and (few or windows or odd or large)) else "torch"
+    if (dense and large_stride) or grouped:
         return "fastvision"
     if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
         small = channels % 16 == 0 and result < _LARGE_MAP * layer.dtype.itemsize
@@ -131,6 +136,33 @@ def choose_kernel(layer: Layer) -> Kernel:
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
     few = outputs <= 4 or (outputs <= 8 and channels <= 64 and taps <= 9)
     return "fastvision" if (kernel == layer.stride and positions >= channels) or few or odd else "torch"
+
+
+def _overlap_pays(layer: Layer, result: int) -> bool:
+    """Whether a product of all pixels with all taps (csrc/upsample/overlap_products.h) beats oneDNN's convolution.
+
+    result: bytes. Measured on AVX2 with 700 drawn layers, in float32; where vectors are wider it was not.
+    """
+    batch, channels, height, width = layer.input
+    _, outputs, *kernel = layer.weight
+    positions, weights = batch * height * width, channels * outputs * kernel[0] * kernel[1]
+    strided = min(layer.stride) > 1
+    if min(layer.dilation) != max(layer.dilation) or layer.dilation[0] != 1 or max(kernel) == 1:
+        return False
+    if not layer.channels_last:
+        # oneDNN turns an input and an output of planes; for one tap an output that is cheap beside the product. Maps
+        # of few pixels pay for laying out the weights, and for reading them again and again.
+        if not strided:
+            return outputs <= 24 and channels >= 24
+        return positions * weights >= 2_000_000 and positions >= 100 and (height * width >= 100 or weights < 1 << 20)
+    if outputs <= 6:
+        return True  # oneDNN's vectors are mostly empty
+    if outputs <= 24 and (outputs % 8 != 0 or channels % 8 != 0):
+        return True  # and here they do not come out even
+    if width <= 10 and (positions >= 100 if strided else channels >= 24 and positions >= _FEW_POSITIONS):
+        return True  # its tiles lie along a row
+    # what it prepares weighs more than what it multiplies; its result is put on fresh pages
+    return (positions * weights <= 8_000_000 and channels >= 32) or (result >= _LARGE_RESULT and strided)
 
 
 def plan(

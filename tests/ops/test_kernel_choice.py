@@ -1,0 +1,55 @@
+"""Who computes a transposed convolution, by its shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fastvision.ops.upsample import kernel_choice
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, plan, plans
+
+
+def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
+    sizes = torch.Size((1, channels, side, side)), torch.Size((channels, outputs // groups, taps, taps))
+    layer = Layer(*sizes, (stride, stride), (0, 0), (0, 0), groups, (1, 1), torch.float32, False, False)
+    return choose_kernel(layer._replace(**kwargs))
+
+
+def test_the_choice() -> None:
+    assert chosen(512, 512, 7, 1, 1) == "product"
+    assert chosen(21, 21, 64, 32, 40, 21) == "fastvision"
+    assert chosen(512, 256, 4, 2, 4) == "torch"
+    assert chosen(64, 3, 4, 2, 64) == "fastvision"
+    native = torch.bfloat16 in NATIVE_HALF
+    assert chosen(256, 256, 4, 2, 64, dtype=torch.bfloat16) == ("torch" if native else "fastvision")
+    assert chosen(256, 256, 2, 2, 64) == "fastvision" and chosen(256, 256, 2, 2, 64, channels_last=True) == "torch"
+    assert chosen(256, 256, 2, 2, 128, channels_last=True) == "fastvision"  # 67 MB
+    assert chosen(256, 256, 2, 2, 14, channels_last=True) == "fastvision"  # 0.8 MB
+    assert chosen(64, 64, 4, 2, 24, 64, channels_last=True) == "fastvision" and chosen(64, 64, 4, 2, 24, 64) == "torch"
+    assert chosen(21, 21, 4, 2, 32) == "fastvision"
+    assert (
+        chosen(512, 512, 4, 2, 64, cuda=True) == "torch" and chosen(512, 512, 4, 2, 64, 512, cuda=True) == "fastvision"
+    )
+
+
+def test_the_choice_where_vectors_are_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    last = {"channels_last": True}
+    for wide in (False, True):
+        monkeypatch.setattr(kernel_choice, "_AVX512", wide)
+        ours = "torch" if wide else "fastvision"
+        assert chosen(64, 32, 3, 2, 128) == chosen(24, 24, 4, 2, 32) == chosen(16, 8, 4, 2, 10, 2) == ours
+        assert chosen(64, 64, 3, 1, 128) == chosen(1024, 512, 4, 2, 4) == chosen(64, 32, 3, 2, 128, **last) == "torch"
+        assert chosen(256, 6, 5, 2, 64, **last) == chosen(256, 21, 5, 2, 64, **last) == ours
+        assert chosen(64, 64, 3, 2, 16, **last, input=torch.Size((1, 64, 80, 9))) == ours
+        assert chosen(64, 32, 3, 2, 300, **last) == chosen(64, 8, 3, 1, 20, **last) == ours
+
+
+def test_plans_are_remembered_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_choice, "_REMEMBERED", 2)
+    plans.clear()
+    for side in (3, 4, 5, 4):
+        x, weight = torch.empty(1, 8, side, side), torch.empty(8, 8, 2, 2)
+        layer = (x.shape, x.stride(), weight.shape, 2, 0, 0, 1, 1, x.dtype, False)
+        assert plans[layer] == plan(*layer) and layer in plans and len(plans) <= 2
