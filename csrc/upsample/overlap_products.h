@@ -1,9 +1,11 @@
-// Dense transposed convolution of channels_last maps whose windows may overlap, on the CPU: a matrix product gives each
-// input pixel its whole window [kernel rows, kernel columns, outputs], which is then added where it belongs. A row of a
-// window is one run of outputs there, so nothing is turned, and few outputs of many taps fill vectors too.
+// Dense transposed convolution whose windows may overlap, on the CPU: a matrix product gives each input pixel its whole
+// window [kernel rows, kernel columns, outputs], which is then added where it belongs. With the outputs of a pixel side
+// by side a row of a window is one run, so few outputs of many taps fill vectors too; planes are turned row by row on
+// the way out, while a row is in the cache.
 //
 // Threads share bands of output rows. A band is summed up in the cache and stored once; of the input rows that also
-// reach its neighbours it takes the kernel rows that are its own, so that nothing is multiplied twice.
+// reach its neighbours it takes the kernel rows that are its own, so that nothing is multiplied twice (but for what
+// shares a tile with them).
 #pragma once
 
 #include <algorithm>
@@ -20,7 +22,8 @@ constexpr int64_t kMostLine = 1 << 20;  // numbers of a row of outputs; bands of
 
 inline bool has_overlap_products(const Params& p, const Strides& out) {
   const bool dense = out.w == 1 || (out.c == 1 && out.w == p.outputs);
-  return dense && p.x.out * p.outputs <= kMostLine && p.groups == 1 && p.channels >= kLeastChannels && p.y.dilation == 1 && p.x.dilation == 1;
+  return dense && p.x.out * p.outputs <= kMostLine && p.groups == 1 && p.channels >= kLeastChannels &&
+         p.y.dilation == 1 && p.x.dilation == 1;
 }
 
 template <class T, class S>
