@@ -14,8 +14,12 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
+from torch.compiler import is_compiling
 
 _MODULES = {"native": "fastvision._C", "emulated": "fastvision._C_emulated"}
+# as torch/_library/autograd.py; neither is promised to stay
+_any_requires_grad: Any = getattr(torch._C, "_any_requires_grad", None)
+_below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", None) if _any_requires_grad else None
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -76,6 +80,19 @@ def with_reference(reference: Callable[..., Any]) -> Callable[[_F], _F]:
         return chosen  # type: ignore[no-any-return]
 
     return decorate
+
+
+def call(name: str, *args: Any) -> Any:
+    """``torch.ops.fastvision.name(*args)``, past autograd where no argument wants a gradient.
+
+    The kernel that :func:`register_autograd` gives an op is Python, and costs 10 to 20 us even to find out that there
+    is nothing to do; what it does then is this.
+    """
+    op = getattr(torch.ops.fastvision, name).default
+    if _below_autograd is None or is_compiling() or (torch.is_grad_enabled() and _any_requires_grad(*args)):
+        return op(*args)
+    with _below_autograd():
+        return op(*args)
 
 
 def register_fake(name: str) -> Callable[[_F], _F]:

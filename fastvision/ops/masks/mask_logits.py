@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvision import reference
-from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision._library import call, register_autograd, register_fake, with_reference
 
 
 @with_reference(reference.masks.mask_logits)
@@ -53,7 +53,7 @@ def mask_logits(
     """
     if class_weight.dim() == 4 and class_weight.shape[2:] == (1, 1):
         class_weight = class_weight[:, :, 0, 0]
-    logits = torch.ops.fastvision.mask_logits(features, weight, bias, class_weight, class_bias, labels)
+    logits = call("mask_logits", features, weight, bias, class_weight, class_bias, labels)
     return torch.sigmoid(logits) if sigmoid else logits
 
 

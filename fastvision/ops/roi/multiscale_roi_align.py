@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvision import reference
-from fastvision._library import once_differentiable, register_autograd, register_fake, with_reference
+from fastvision._library import call, once_differentiable, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.ops.roi.roi_align import empty_box_gradients
 from fastvision.reference.roi.rois import to_rois, to_size
@@ -68,7 +68,8 @@ def multiscale_roi_align(
     maps = list(features)
     if not maps:
         raise ValueError("multiscale_roi_align: expected at least one feature map")
-    return torch.ops.fastvision.multiscale_roi_align(
+    return call(
+        "multiscale_roi_align",
         maps,
         to_rois(boxes, maps[0]),
         list(spatial_scales),
@@ -201,8 +202,16 @@ def _multiscale_roi_align_backward(ctx: Any, grad: Tensor) -> Any:
     to_rois = None
     sampling = (ctx.scales, ctx.sampling_ratio, ctx.aligned, *ctx.rule)
     if any(ctx.needs_input_grad[0]):
-        to_features = torch.ops.fastvision.multiscale_roi_align_backward(
-            grad, rois, ctx.batch, ctx.heights, ctx.widths, *sampling, ctx.channels_last, ctx.box_gradients
+        to_features = call(
+            "multiscale_roi_align_backward",
+            grad,
+            rois,
+            ctx.batch,
+            ctx.heights,
+            ctx.widths,
+            *sampling,
+            ctx.channels_last,
+            ctx.box_gradients,
         )
     if ctx.needs_input_grad[1] and ctx.box_gradients:
         to_rois = torch.ops.fastvision.multiscale_roi_align_box_gradients(grad, features, rois, *sampling)
@@ -221,8 +230,17 @@ def _multiscale_roi_align_double_backward(ctx: Any, grads: list[Tensor]) -> Any:
     if ctx.box_gradients:
         raise RuntimeError("fastvision::multiscale_roi_align has no second derivative with box_gradients=True")
     (rois,) = ctx.saved_tensors
-    to_grad = torch.ops.fastvision.multiscale_roi_align(
-        grads, rois, ctx.scales, ctx.pooled[0], ctx.pooled[1], ctx.sampling_ratio, ctx.aligned, *ctx.rule, False
+    to_grad = call(
+        "multiscale_roi_align",
+        grads,
+        rois,
+        ctx.scales,
+        ctx.pooled[0],
+        ctx.pooled[1],
+        ctx.sampling_ratio,
+        ctx.aligned,
+        *ctx.rule,
+        False,
     )
     return to_grad, *([None] * 11)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvision import reference
-from fastvision._library import once_differentiable, register_autograd, register_fake, with_reference
+from fastvision._library import call, once_differentiable, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.reference.roi.rois import to_rois, to_size
 
@@ -60,9 +60,7 @@ def roi_align(
     """
     height, width = to_size(output_size)
     rois = to_rois(boxes, input)
-    return torch.ops.fastvision.roi_align(
-        input, rois, spatial_scale, height, width, sampling_ratio, aligned, box_gradients
-    )
+    return call("roi_align", input, rois, spatial_scale, height, width, sampling_ratio, aligned, box_gradients)
 
 
 class RoIAlign(nn.Module):
@@ -144,7 +142,8 @@ def _roi_align_backward(ctx: Any, grad: Tensor) -> Any:
     rois, *saved = ctx.saved_tensors
     to_input = to_rois = None
     if ctx.needs_input_grad[0]:
-        to_input = torch.ops.fastvision.roi_align_backward(
+        to_input = call(
+            "roi_align_backward",
             grad,
             rois,
             ctx.spatial_scale,
@@ -174,8 +173,8 @@ def _roi_align_double_backward(ctx: Any, grad: Tensor) -> Any:
     if ctx.box_gradients:
         raise RuntimeError("fastvision::roi_align has no second derivative with box_gradients=True")
     (rois,) = ctx.saved_tensors
-    to_grad = torch.ops.fastvision.roi_align(
-        grad, rois, ctx.spatial_scale, ctx.pooled[0], ctx.pooled[1], ctx.sampling_ratio, ctx.aligned, False
+    to_grad = call(
+        "roi_align", grad, rois, ctx.spatial_scale, ctx.pooled[0], ctx.pooled[1], ctx.sampling_ratio, ctx.aligned, False
     )
     return to_grad, None, None, None, None, None, None, None, None, None
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvision import reference
-from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.reference.roi.rois import to_rois, to_size
 
@@ -50,7 +50,7 @@ def roi_pool(
         Girshick 2015, "Fast R-CNN", section 2.1; signature of ``torchvision.ops.roi_pool``.
     """
     height, width = to_size(output_size)
-    output, _ = torch.ops.fastvision.roi_pool(input, to_rois(boxes, input), spatial_scale, height, width, False)
+    output, _ = call("roi_pool", input, to_rois(boxes, input), spatial_scale, height, width, False)
     return output
 
 
@@ -105,8 +105,17 @@ def _roi_pool_backward(ctx: Any, grad: Tensor, _: Any) -> Any:
     if not ctx.needs_input_grad[0]:
         return (None,) * 6
     rois, argmax = ctx.saved_tensors
-    to_input = torch.ops.fastvision.roi_pool_backward(
-        grad, rois, argmax, ctx.spatial_scale, ctx.batch, ctx.height, ctx.width, ctx.exact_bins, ctx.channels_last
+    to_input = call(
+        "roi_pool_backward",
+        grad,
+        rois,
+        argmax,
+        ctx.spatial_scale,
+        ctx.batch,
+        ctx.height,
+        ctx.width,
+        ctx.exact_bins,
+        ctx.channels_last,
     )
     return to_input, None, None, None, None, None
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvision import reference
-from fastvision._library import with_reference
+from fastvision._library import call, with_reference
 from fastvision.reference.roi.rois import to_rois
 
 
@@ -59,7 +59,7 @@ def spatial_pyramid_pool(
         regions, scale, exact_bins = whole_images(input), 1.0, True
     else:
         regions, scale, exact_bins = to_rois(rois, input), spatial_scale, False
-    pooled = [torch.ops.fastvision.roi_pool(input, regions, scale, n, n, exact_bins)[0].flatten(1) for n in levels]
+    pooled = [call("roi_pool", input, regions, scale, n, n, exact_bins)[0].flatten(1) for n in levels]
     return torch.cat(pooled, 1)
 
 

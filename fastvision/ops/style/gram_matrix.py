@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastvision import reference
-from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.reference.style.gram_matrix import Normalize, gram_divisor, guided, layers_of
 
@@ -46,7 +46,7 @@ def gram_matrix(features: Tensor, normalize: Normalize = "chw", *, weight_map: T
     divisor, dtype = gram_divisor("gram_matrix", features, normalize), features.dtype
     if weight_map is not None:
         features = guided("gram_matrix", features, weight_map, normalize)
-    return torch.ops.fastvision.gram_matrix(features, divisor).to(dtype)
+    return call("gram_matrix", features, divisor).to(dtype)
 
 
 @with_reference(reference.style.style_loss)
@@ -89,7 +89,7 @@ def style_loss(
         if len(weight_maps) != len(features):
             raise ValueError(f"style_loss: expected {len(features)} weight_maps, got {len(weight_maps)}")
         features = [guided("style_loss", f, m, normalize) for f, m in zip(features, weight_maps, strict=True)]
-    loss, _ = torch.ops.fastvision.style_loss(list(features), list(targets), weights, divisors)
+    loss, _ = call("style_loss", list(features), list(targets), weights, divisors)
     return loss
 
 
@@ -119,7 +119,7 @@ def _save_gram(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gram_backward(ctx: Any, grad: Tensor) -> Any:
     (features,) = ctx.saved_tensors
-    return torch.ops.fastvision.gram_matrix_backward(grad, features, ctx.divisor), None
+    return call("gram_matrix_backward", grad, features, ctx.divisor), None
 
 
 def _save_gram_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -133,7 +133,7 @@ def _gram_double_backward(ctx: Any, above: Tensor) -> Any:
     wide = torch.promote_types(features.dtype, torch.float32)  # before the sum over pixels is divided
     product = torch.bmm(above.flatten(2).to(wide), features.flatten(2).transpose(1, 2).to(wide)) / ctx.divisor
     to_grad = (product + product.transpose(1, 2)).to(grad.dtype)
-    return to_grad, torch.ops.fastvision.gram_matrix_backward(grad, above, ctx.divisor), None
+    return to_grad, call("gram_matrix_backward", grad, above, ctx.divisor), None
 
 
 def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -161,7 +161,7 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
             continue
         flowing = sum(parts[1:], parts[0]).view(batch, channels, channels)
         if wanted[layer]:
-            to_features[layer] = torch.ops.fastvision.gram_matrix_backward(flowing, feature, divisor)
+            to_features[layer] = call("gram_matrix_backward", flowing, feature, divisor)
         if wanted_of_targets[layer]:
             dims, dtype = ctx.targets[layer]
             to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)

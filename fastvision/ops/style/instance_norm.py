@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvision import reference
-from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.ops.style._second_derivative import instance_norm_double_backward
 from fastvision.reference.style.instance_norm import activated, check_dimensions, slope_of
@@ -59,7 +59,7 @@ def instance_norm(
     check_dimensions(input)
     slope = slope_of(activation, leaky_slope)
     planes = input.unsqueeze(2) if input.dim() == 3 else input.flatten(2, 3) if input.dim() == 5 else input
-    output, _, _ = torch.ops.fastvision.instance_norm(planes, weight, bias, style, eps, slope)
+    output, _, _ = call("instance_norm", planes, weight, bias, style, eps, slope)
     if input.dim() == 3:
         return output.squeeze(2)
     return output.unflatten(2, input.shape[2:4]) if input.dim() == 5 else output
@@ -158,8 +158,8 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 
 def _instance_norm_backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
     input, weight, bias, style, mean, rstd = ctx.saved_tensors
-    to_input, to_weight, to_bias = torch.ops.fastvision.instance_norm_backward(
-        grad, input, weight, bias, style, mean, rstd, ctx.eps, ctx.slope
+    to_input, to_weight, to_bias = call(
+        "instance_norm_backward", grad, input, weight, bias, style, mean, rstd, ctx.eps, ctx.slope
     )
     return to_input, None if weight is None else to_weight, None if bias is None else to_bias, None, None, None
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvision import reference
-from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.reference.style.total_variation_loss import reduced
 
@@ -40,7 +40,7 @@ def total_variation_loss(images: Tensor, *, norm: str = "l2", reduction: str = "
         Mahendran & Vedaldi 2015, "Understanding Deep Image Representations by Inverting Them", section 3, with beta = 2
         (``"l2"``) or its absolute, anisotropic form; Johnson et al. 2016, "Perceptual Losses", section 3.2.
     """
-    return reduced(torch.ops.fastvision.total_variation_loss(images, norm), reduction)
+    return reduced(call("total_variation_loss", images, norm), reduction)
 
 
 @register_fake("total_variation_loss")
@@ -60,7 +60,7 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> Any:
     (images,) = ctx.saved_tensors
-    return torch.ops.fastvision.total_variation_loss_backward(grad, images, ctx.norm), None
+    return call("total_variation_loss_backward", grad, images, ctx.norm), None
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

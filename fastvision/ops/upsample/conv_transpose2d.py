@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from fastvision import reference
-from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, plan, plans
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
@@ -123,8 +123,8 @@ def _conv_transpose2d(
         return activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
     # the backward tells by the sign of an output on which side of zero the sum was; a negative slope turns it
     fused = activation if activation == "relu" or negative_slope >= 0 else None
-    output = torch.ops.fastvision.conv_transpose2d(
-        input, weight, bias, *pairs, groups, to_pair(dilation), fused or "none", negative_slope
+    output = call(
+        "conv_transpose2d", input, weight, bias, *pairs, groups, to_pair(dilation), fused or "none", negative_slope
     )
     return output if fused == activation else activate(output, activation, negative_slope)
 

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from fastvision import reference
-from fastvision._library import register_autograd, register_fake, with_reference
+from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.reference.upsample.max_unpool2d import unpooled_size
+
+_remembered_size = functools.lru_cache(maxsize=256)(unpooled_size)
+
+
+def _size(*arguments: Any) -> tuple[int, int]:
+    """:func:`unpooled_size`, which takes as long as a small layer does, looked up where it can be."""
+    if is_compiling():
+        return unpooled_size(*arguments)
+    try:
+        return _remembered_size(*arguments)
+    except TypeError:  # lists are no keys
+        return unpooled_size(*arguments)
 
 
 @with_reference(reference.upsample.max_unpool2d)
@@ -55,10 +68,10 @@ def max_unpool2d(
         "Learning Deconvolution Network for Semantic Segmentation", section 3.2; signature of
         ``torch.nn.functional.max_unpool2d``.
     """
-    height, width = unpooled_size(input, kernel_size, stride, padding, output_size)
+    height, width = _size(input.shape, kernel_size, stride, padding, output_size)
     if input.dim() == 3 and indices.dim() == 3:
-        return torch.ops.fastvision.max_unpool2d(input[None], indices[None], height, width)[0]
-    return torch.ops.fastvision.max_unpool2d(input, indices, height, width)
+        return call("max_unpool2d", input[None], indices[None], height, width)[0]
+    return call("max_unpool2d", input, indices, height, width)
 
 
 class MaxUnpool2d(nn.MaxUnpool2d):
@@ -85,7 +98,7 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _unpool_backward(ctx: Any, grad: Tensor) -> Any:
     (indices,) = ctx.saved_tensors
-    to_input = torch.ops.fastvision.max_unpool2d_backward(grad, indices) if ctx.needs_input_grad[0] else None
+    to_input = call("max_unpool2d_backward", grad, indices) if ctx.needs_input_grad[0] else None
     return to_input, None, None, None
 
 
@@ -98,7 +111,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _unpool_double_backward(ctx: Any, grad: Tensor) -> Any:
     """The transpose of the transpose: the op itself."""
     (indices,) = ctx.saved_tensors
-    return torch.ops.fastvision.max_unpool2d(grad, indices, *ctx.size), None
+    return call("max_unpool2d", grad, indices, *ctx.size), None
 
 
 register_autograd("max_unpool2d", _unpool_backward, _save_forward)

@@ -11,18 +11,18 @@ from fastvision.reference.upsample.pair import to_pair
 
 
 def unpooled_size(
-    input: Tensor,
+    shape: torch.Size,
     kernel_size: int | Sequence[int],
     stride: int | Sequence[int] | None,
     padding: int | Sequence[int],
     output_size: Sequence[int] | None,
 ) -> tuple[int, int]:
     """(H', W') by the rules of torch.nn.functional.max_unpool2d."""
-    if input.dim() not in (3, 4):
-        raise ValueError(f"max_unpool2d: expected an input of shape [N, C, H, W] or [C, H, W], got {list(input.shape)}")
+    if len(shape) not in (3, 4):
+        raise ValueError(f"max_unpool2d: expected an input of shape [N, C, H, W] or [C, H, W], got {list(shape)}")
     kernels, pads = to_pair(kernel_size), to_pair(padding)
     steps = kernels if stride is None else to_pair(stride)
-    sizes = zip(input.shape[-2:], kernels, steps, pads, strict=True)
+    sizes = zip(shape[-2:], kernels, steps, pads, strict=True)
     height, width = [(size - 1) * step + kernel - 2 * pad for size, kernel, step, pad in sizes]
     if output_size is not None:
         if len(output_size) not in (2, 4):
@@ -48,7 +48,7 @@ def max_unpool2d(
     output_size: Sequence[int] | None = None,
 ) -> Tensor:
     """[N, C, H, W], [N, C, H, W] -> [N, C, H', W']: find the last input of each place, and read it."""
-    height, width = unpooled_size(input, kernel_size, stride, padding, output_size)
+    height, width = unpooled_size(input.shape, kernel_size, stride, padding, output_size)
     if indices.shape != input.shape:
         raise ValueError(
             f"max_unpool2d: expected indices of the shape of the input, {list(input.shape)}, got {list(indices.shape)}"
