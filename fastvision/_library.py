@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 import torch
 from torch.compiler import is_compiling
 
+from fastvision import _eager
+
 _MODULES = {"native": "fastvision._C", "emulated": "fastvision._C_emulated"}
-# as torch/_library/autograd.py; neither is promised to stay
-_any_requires_grad: Any = getattr(torch._C, "_any_requires_grad", None)
-_below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", None) if _any_requires_grad else None
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -82,16 +81,17 @@ def with_reference(reference: Callable[..., Any]) -> Callable[[_F], _F]:
     return decorate
 
 
-def call(name: str, *args: Any) -> Any:
-    """``torch.ops.fastvision.name(*args)``, past autograd where no argument wants a gradient.
+_functions: dict[str, Callable[..., Any]] = {}
 
-    The kernel that :func:`register_autograd` gives an op is Python, and costs 10 to 20 us even to find out that there
-    is nothing to do; what it does then is this.
-    """
+
+def call(name: str, *args: Any) -> Any:
+    """``torch.ops.fastvision.name(*args)``; eagerly without the detour through what torch.library wraps it in."""
     op = getattr(torch.ops.fastvision, name).default
-    if _below_autograd is None or is_compiling() or (torch.is_grad_enabled() and _any_requires_grad(*args)):
+    if is_compiling() or not _eager.AVAILABLE:
         return op(*args)
-    with _below_autograd():
+    if torch.is_grad_enabled() and _eager.any_requires_grad(*args):
+        return _functions.get(name, op)(*args)
+    with _eager.below_autograd():
         return op(*args)
 
 
@@ -110,6 +110,9 @@ def register_autograd(name: str, backward: Callable[..., Any], setup_context: Ca
     """The gradient of ``fastvision::name``."""
     if LOADED:
         torch.library.register_autograd(f"fastvision::{name}", backward, setup_context=setup_context)
+        op = getattr(torch.ops.fastvision, name).default
+        lists = any("List[Tensor]" in str(argument.type) for argument in op._schema.arguments)
+        _functions[name] = (_eager.function_of_lists if lists else _eager.function_of)(op, backward, setup_context)
 
 
 def once_differentiable(name: str) -> None:

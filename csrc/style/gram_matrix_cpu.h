@@ -16,7 +16,8 @@
 
 namespace fastvision::gram_matrix {
 
-constexpr int64_t kItemsOfThread = 4;  // so that one that is held up leaves the rest to the others
+// so that a thread that is held up leaves the rest to the others
+constexpr int64_t kItemsOfThread = 4, kGradientItemsOfThread = 8;
 
 // Channels are taken `width` at a time, a tile's columns: a panel. Of the matrix, the products of panel i with the
 // panels j <= i are summed, each [width, width], one after the other.
@@ -191,7 +192,7 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
   const int64_t channels = p.channels, pixels_wide = p.channels_last ? tile.rows : tile.columns;
   const int64_t channels_wide = p.channels_last ? tile.columns : tile.rows;
   constexpr int64_t kValues = 1 << 16, kLeastPixels = 64;  // whose panels stay in the cache
-  const int64_t share = ceil_div(p.batch * p.pixels, kItemsOfThread * thread_count());
+  const int64_t share = ceil_div(p.batch * p.pixels, kGradientItemsOfThread * thread_count());
   const int64_t block =
       ceil_div(std::max(std::min(kValues / channels, share), kLeastPixels), pixels_wide) * pixels_wide;
   const int64_t blocks = ceil_div(p.pixels, block);
