@@ -1,7 +1,7 @@
 """Eager calls of ops without the Python that ``torch.library.register_autograd`` puts around each of them.
 
-What it registers is for every way there is into an op. An eager call knows more: that nothing wants a gradient, or that
-an ``autograd.Function`` will do, and saves 10 to 20 us a call without gradients, 50 to 200 us with them.
+What it registers serves every way there is into an op. A plain eager call knows more: that nothing wants a gradient, or
+that an ``autograd.Function`` will do, and saves 10 to 20 us without gradients, 50 to 200 us with them.
 """
 
 from __future__ import annotations
@@ -12,32 +12,68 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.compiler import is_compiling
 
-# as torch/_library/autograd.py; neither is promised to stay
-any_requires_grad: Any = getattr(torch._C, "_any_requires_grad", None)
-below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
-AVAILABLE = any_requires_grad is not None and below_autograd is not None
+_PRIVATE = (  # of torch._C, and not promised to stay
+    "_any_requires_grad",
+    "_are_functorch_transforms_active",
+    "_AutoDispatchBelowAutograd",
+    "_dispatch_tls_is_dispatch_key_included",
+    "_is_torch_function_mode_enabled",
+    "_is_tracing",
+    "_parse_dispatch_key",
+)
+_AVAILABLE = all(hasattr(torch._C, name) for name in _PRIVATE)
+_VMAP_MODE: Any = torch._C._parse_dispatch_key("VmapMode") if _AVAILABLE else None
+
+
+def is_plain() -> bool:
+    """Whether a call is all it looks like: no graph is traced, no mode or transform looks on.
+
+    The tensors of a transform do not say what those inside them require, and VmapMode is that of ``is_grads_batched``.
+    """
+    return _AVAILABLE and not (
+        is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_torch_function_mode_enabled()
+        or torch._C._dispatch_tls_is_dispatch_key_included(_VMAP_MODE)
+    )
+
+
+def wants_gradient(args: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and bool(torch._C._any_requires_grad(*args))
+
+
+def without_gradient(op: Any, args: Sequence[Any]) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
 
 
 def function_of(op: Any, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> Callable[..., Any]:
     """``op(*args)`` with the gradient that ``register_autograd`` makes of the same two functions."""
+    schema = op._schema
+    if any("List[Tensor]" in str(returned.type) for returned in schema.returns):
+        return op  # type: ignore[no-any-return]  # a Function gives no gradient to what lies in lists
+    if any("List[Tensor]" in str(argument.type) for argument in schema.arguments):
+        return _function_of_lists(op, backward, setup_context)
 
     def forward(ctx: Any, *args: Any) -> Any:
-        with below_autograd():
+        with torch._C._AutoDispatchBelowAutograd():
             output = op(*args)
             setup_context(ctx, args, output)
         return output
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(f"Eager_{op}", (Function,), methods).apply  # type: ignore[attr-defined, no-any-return]
+    return type(f"Eager_{schema.name.split(':')[-1]}", (Function,), methods).apply  # type: ignore[attr-defined, no-any-return]
 
 
-def function_of_lists(op: Any, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> Callable[..., Any]:
-    """The same where some arguments are lists of tensors, which a Function does not look into."""
+def _function_of_lists(op: Any, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> Callable[..., Any]:
+    """Some arguments are lists of tensors, which a Function does not look into: it is given what lies in them."""
 
     def forward(ctx: Any, lengths: Sequence[int | None], *flat: Any) -> Any:
         ctx.lengths, args = lengths, _nested(lengths, flat)
-        with below_autograd():
+        with torch._C._AutoDispatchBelowAutograd():
             output = op(*args)
             setup_context(ctx, args, output)
         return output
@@ -55,7 +91,7 @@ def function_of_lists(op: Any, backward: Callable[..., Any], setup_context: Call
         return tuple(flat)
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(nested_backward)}
-    function: Any = type(f"Eager_{op}", (Function,), methods)
+    function: Any = type(f"Eager_{op._schema.name.split(':')[-1]}", (Function,), methods)
 
     def apply(*args: Any) -> Any:
         lengths = tuple(len(a) if isinstance(a, list | tuple) and all(map(_is_tensor, a)) else None for a in args)

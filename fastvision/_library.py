@@ -10,11 +10,11 @@ import importlib
 import os
 import warnings
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
-from torch.compiler import is_compiling
 
 from fastvision import _eager
 
@@ -81,18 +81,24 @@ def with_reference(reference: Callable[..., Any]) -> Callable[[_F], _F]:
     return decorate
 
 
-_functions: dict[str, Callable[..., Any]] = {}
+_gradients: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}  # what register_autograd was given
+
+
+@cache
+def _function(name: str) -> Callable[..., Any]:
+    return _eager.function_of(getattr(torch.ops.fastvision, name).default, *_gradients[name])
 
 
 def call(name: str, *args: Any) -> Any:
-    """``torch.ops.fastvision.name(*args)``; eagerly without the detour through what torch.library wraps it in."""
-    op = getattr(torch.ops.fastvision, name).default
-    if is_compiling() or not _eager.AVAILABLE:
-        return op(*args)
-    if torch.is_grad_enabled() and _eager.any_requires_grad(*args):
-        return _functions.get(name, op)(*args)
-    with _eager.below_autograd():
-        return op(*args)
+    """``torch.ops.fastvision.name(*args)`` of an op with a registered gradient, with less around it in eager mode.
+
+    For ops of whose calls that is a part worth saving: those of a layer.
+    """
+    if not _eager.is_plain():
+        return getattr(torch.ops.fastvision, name)(*args)
+    if _eager.wants_gradient(args):
+        return _function(name)(*args)
+    return _eager.without_gradient(getattr(torch.ops.fastvision, name).default, args)
 
 
 def register_fake(name: str) -> Callable[[_F], _F]:
@@ -110,9 +116,7 @@ def register_autograd(name: str, backward: Callable[..., Any], setup_context: Ca
     """The gradient of ``fastvision::name``."""
     if LOADED:
         torch.library.register_autograd(f"fastvision::{name}", backward, setup_context=setup_context)
-        op = getattr(torch.ops.fastvision, name).default
-        lists = any("List[Tensor]" in str(argument.type) for argument in op._schema.arguments)
-        _functions[name] = (_eager.function_of_lists if lists else _eager.function_of)(op, backward, setup_context)
+        _gradients[name] = backward, setup_context
 
 
 def once_differentiable(name: str) -> None:

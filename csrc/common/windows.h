@@ -96,7 +96,7 @@ template <class T, class S>
                                                const Strides& step, const Piece& piece, T* pixels) {
   const S* map = maps + piece.map * step.n;
   if (step.w == 1 && step.h == width && step.c != 1) {
-    static_assert(gemm::kMostRows == 8);
+    // the rows of gemm::tile on each instruction set
     if (together == 8) return pack_planes<8>(channels, map, step.c, piece, pixels);
     if (together == 6) return pack_planes<6>(channels, map, step.c, piece, pixels);
     if (together == 4) return pack_planes<4>(channels, map, step.c, piece, pixels);

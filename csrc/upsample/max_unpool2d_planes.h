@@ -141,13 +141,14 @@ void unpool_planes(const Params& p, const Map<const W>& in, const Places& places
   parallel_for(p.batch * p.channels, ceil_div(kGrain, p.height * p.width), run);
 }
 
-// Where the cells of a plane start: rows of few inputs would be mostly rest, all rows of a plane are not.
+// Where the cells of a plane start, so that all its rows are looked at in one loop: a vector loop over a short row is
+// mostly what is left over after its last whole vector.
 class FirstOfCells {
  public:
   explicit FirstOfCells(const Params& p)
       : count_(p.height * p.width), first_(size_t(count_)), offsets_(size_t(count_)) {
     for (int64_t i = 0, k = 0; i < p.height; ++i) {
-      for (int64_t j = 0; j < p.width; ++j, ++k) first_[size_t(k)] = int32_t(p.first_of_cell(i, j));
+      for (int64_t j = 0; j < p.width; ++j, ++k) first_[size_t(k)] = uint32_t(p.first_of_cell(i, j));
     }
   }
 
@@ -157,25 +158,25 @@ class FirstOfCells {
   }
 
   // Whether each index of a plane lies in its own cell.
-  [[gnu::always_inline]] bool hold(const Params& p, const int64_t* __restrict places) const {
-    const int32_t* __restrict first = first_.data();
-    int32_t* __restrict offsets = offsets_.data();
+  [[gnu::always_inline]] bool hold(const Params& p, const int64_t* __restrict places) {
+    const uint32_t* __restrict first = first_.data();
+    uint32_t* __restrict offsets = offsets_.data();
     uint64_t places_of_all = 0;
     for (int64_t k = 0; k < count_; ++k) {
-      places_of_all |= uint64_t(places[k]), offsets[k] = int32_t(places[k]) - first[k];
+      places_of_all |= uint64_t(places[k]), offsets[k] = uint32_t(places[k]) - first[k];
     }
     if (places_of_all > uint64_t(INT32_MAX)) return false;
     int32_t inside = 0;
     for (int64_t r = 0; r < p.cell_height; ++r) {
-      const int32_t row = int32_t(r * p.out_width);
-      for (int64_t k = 0; k < count_; ++k) inside += uint32_t(offsets[k] - row) < uint32_t(p.cell_width);
+      const uint32_t row = uint32_t(r * p.out_width), width = uint32_t(p.cell_width);
+      for (int64_t k = 0; k < count_; ++k) inside += offsets[k] - row < width;
     }
     return inside == int32_t(count_);
   }
 
  private:
   int64_t count_;
-  Buffer<int32_t> first_, offsets_;
+  Buffer<uint32_t> first_, offsets_;
 };
 
 template <class W>
@@ -218,10 +219,10 @@ template <class W>
 void gather_planes(const Params& p, const Map<const W>& grad, const Places& places, const Map<W>& out,
                    FirstWrong& wrong) {
   const bool by_pairs = pairs(p) && grad.step.w == 1 && places.step.w == 1 && out.step.w == 1;
-  const bool by_plane = !by_pairs && FirstOfCells::fits(p, places.step) && out.step.h == p.width * out.step.w;
+  const bool by_plane = !by_pairs && FirstOfCells::fits(p, places.step);
   const auto run = [&](int64_t begin, int64_t end) {
     Buffer<int32_t> last;
-    const std::optional<FirstOfCells> cells = by_plane ? std::optional<FirstOfCells>(p) : std::nullopt;
+    std::optional<FirstOfCells> cells = by_plane ? std::optional<FirstOfCells>(p) : std::nullopt;
     const Buffer<int32_t> offsets(size_t(p.width));
     vectorized([&]() __attribute__((always_inline)) {
       for (int64_t plane = begin; plane < end; ++plane) {

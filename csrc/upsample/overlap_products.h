@@ -18,12 +18,16 @@
 namespace fastvision::conv_transpose2d {
 
 constexpr int64_t kLeastChannels = 16;  // fewer are multiplied faster than their products are added
-constexpr int64_t kMostLine = 1 << 20;  // numbers of a row of outputs; bands of more would not fit into any cache
+constexpr int64_t kMostSums = 1 << 22;  // numbers of a thread's band, which has a row for each of the kernel's
+
+// Numbers of a row of outputs and of what padding cuts off.
+inline int64_t line_of(const Params& p) {
+  return std::max((p.x.in - 1) * p.x.stride + p.x.kernel, p.x.padding + p.x.out) * p.outputs;
+}
 
 inline bool has_overlap_products(const Params& p, const Strides& out) {
-  const bool dense = out.w == 1 || (out.c == 1 && out.w == p.outputs);
-  return dense && p.x.out * p.outputs <= kMostLine && p.groups == 1 && p.channels >= kLeastChannels &&
-         p.y.dilation == 1 && p.x.dilation == 1;
+  const bool dense = out.w == 1 || (out.c == 1 && out.w == p.outputs), dilated = p.y.dilation > 1 || p.x.dilation > 1;
+  return dense && !dilated && p.groups == 1 && p.channels >= kLeastChannels && p.y.kernel * line_of(p) <= kMostSums;
 }
 
 template <class T, class S>
@@ -40,7 +44,7 @@ class OverlapProducts {
         tile_(gemm::tile<T>()),
         run_(p.x.kernel * p.outputs),
         window_(p.y.kernel * run_),
-        line_(std::max((p.x.in - 1) * p.x.stride + p.x.kernel, p.x.padding + p.x.out) * p.outputs),
+        line_(line_of(p)),
         padded_(ceil_div(window_, tile_.columns) * tile_.columns),
         panels_(size_t(padded_ * p.channels)),
         bias_(size_t(p.outputs)) {
@@ -168,7 +172,7 @@ class OverlapProducts {
     }
   }
 
-  static constexpr int64_t kBand = 256 << 10, kWindows = 32 << 10;  // bytes, in the L2 and L1 caches
+  static constexpr int64_t kBand = 256 << 10, kWindows = 32 << 10;  // bytes, in the L2 and L1 caches if they can be
 
   const Params p_;
   const S* input_;

@@ -141,7 +141,7 @@ def test_bands_of_rows(channels_last: bool, dtype: torch.dtype, slope: float) ->
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_rows_too_long_for_bands(channels_last: bool) -> None:
-    x = torch.randn(1, 16, 2, 35000)
+    x = torch.randn(1, 16, 2, 70000)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     rest = ((1, 2), (0, 0), (0, 0), 1, (1, 1))
     weight = torch.randn(16, 16, 2, 2)

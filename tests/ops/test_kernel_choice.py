@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastvision.ops.upsample import kernel_choice
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, plan, plans
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, plan
 
 
 def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
@@ -34,21 +34,47 @@ def test_the_choice() -> None:
     )
 
 
-def test_the_choice_where_vectors_are_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    last = {"channels_last": True}
-    for wide in (False, True):
-        monkeypatch.setattr(kernel_choice, "_AVX512", wide)
-        ours = "torch" if wide else "fastvision"
-        assert chosen(64, 32, 3, 2, 128) == chosen(24, 24, 4, 2, 32) == chosen(16, 8, 4, 2, 10, 2) == ours
-        assert chosen(64, 64, 3, 1, 128) == chosen(1024, 512, 4, 2, 4) == chosen(64, 32, 3, 2, 128, **last) == "torch"
-        assert chosen(256, 6, 5, 2, 64, **last) == chosen(256, 21, 5, 2, 64, **last) == ours
-        assert chosen(64, 64, 3, 2, 16, **last, input=torch.Size((1, 64, 80, 9))) == ours
-        assert chosen(64, 32, 3, 2, 300, **last) == chosen(64, 8, 3, 1, 20, **last) == ours
+_LAST = {"channels_last": True}
+_TALL = {"channels_last": True, "input": torch.Size((1, 64, 80, 9))}
+
+
+@pytest.mark.parametrize("layer", [(64, 32, 3, 2, 128), (24, 24, 4, 2, 32), (16, 8, 4, 2, 10, 2)])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_planes(layer: tuple[int, ...], narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_choice, "_AVX2", narrow)
+    assert chosen(*layer) == ("fastvision" if narrow else "torch")
+
+
+@pytest.mark.parametrize(
+    ("layer", "rest"),
+    [
+        ((256, 6, 5, 2, 64), _LAST),
+        ((256, 21, 5, 2, 64), _LAST),
+        ((64, 64, 3, 2, 16), _TALL),
+        ((64, 32, 3, 2, 300), _LAST),
+        ((64, 8, 3, 1, 20), _LAST),
+    ],
+)
+@pytest.mark.parametrize("narrow", [False, True])
+def test_channels_last(
+    layer: tuple[int, ...], rest: dict[str, Any], narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_choice, "_AVX2", narrow)
+    assert chosen(*layer, **rest) == ("fastvision" if narrow else "torch")
+
+
+@pytest.mark.parametrize(
+    ("layer", "rest"), [((64, 64, 3, 1, 128), {}), ((1024, 512, 4, 2, 4), {}), ((64, 32, 3, 2, 128), _LAST)]
+)
+def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for narrow in (False, True):
+        monkeypatch.setattr(kernel_choice, "_AVX2", narrow)
+        assert chosen(*layer, **rest) == "torch"
 
 
 def test_plans_are_remembered_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_choice, "_REMEMBERED", 2)
-    plans.clear()
+    plans = kernel_choice._Plans()
     for side in (3, 4, 5, 4):
         x, weight = torch.empty(1, 8, side, side), torch.empty(8, 8, 2, 2)
         layer = (x.shape, x.stride(), weight.shape, 2, 0, 0, 1, 1, x.dtype, False)

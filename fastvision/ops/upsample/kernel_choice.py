@@ -6,6 +6,7 @@ import contextlib
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch.compiler import is_compiling
 
 from fastvision.reference.upsample.conv_transpose2d import Pair
 from fastvision.reference.upsample.pair import to_pair
@@ -18,7 +19,7 @@ _LARGE_MAP = 1 << 22  # numbers
 _TINY_RESULT, _SMALL_RESULT, _LARGE_RESULT = 1 << 20, 8 << 20, 32 << 20
 _LANES = 16  # numbers of a vector
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
-_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
 _REMEMBERED = 1024  # layers
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
@@ -104,14 +105,14 @@ def choose_kernel(layer: Layer) -> Kernel:
         # oneDNN multiplies what we would widen to float32
         return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
     result = batch * outputs * layer.sides[0] * layer.sides[1] * layer.dtype.itemsize
-    if dense and not _AVX512 and channels >= _LANES and _overlap_pays(layer, result):
+    if dense and _AVX2 and channels >= _LANES and _overlap_pays(layer, result):
         return "fastvision"
     # oneDNN works on 8 or 16 channels side by side, and slowly where they do not come out even
     odd = dense and channels > _LANES and channels % 8 != 0 and outputs <= 24 and min(layer.stride) > 1 and many
     # the weights of large strides are many, and worth laying out where their channels have pixels enough
     large = large_stride and (many or positions >= 2 * channels)
     # groups of few outputs leave most of a vector empty
-    grouped = 1 < layer.groups < channels and outputs <= 4 * layer.groups and not _AVX512
+    grouped = 1 < layer.groups < channels and outputs <= 4 * layer.groups and _AVX2
     if layer.channels_last and depthwise:
         # vectors along the channels, or along what neighbouring outputs of a large stride read
         vectors = outputs == channels >= _LANES and max(layer.stride) < _LARGE_STRIDE
@@ -141,13 +142,14 @@ def choose_kernel(layer: Layer) -> Kernel:
 def _overlap_pays(layer: Layer, result: int) -> bool:
     """Whether a product of all pixels with all taps (csrc/upsample/overlap_products.h) beats oneDNN's convolution.
 
-    result: bytes. Measured on AVX2 with 700 drawn layers, in float32; where vectors are wider it was not.
+    result: bytes. Measured with 700 drawn layers in float32 on AVX2, and asked there only: where vectors are wider or
+    narrower, nobody has looked yet.
     """
     batch, channels, height, width = layer.input
     _, outputs, *kernel = layer.weight
     positions, weights = batch * height * width, channels * outputs * kernel[0] * kernel[1]
     strided = min(layer.stride) > 1
-    if min(layer.dilation) != max(layer.dilation) or layer.dilation[0] != 1 or max(kernel) == 1:
+    if max(layer.dilation) > 1 or max(kernel) == 1:
         return False
     if not layer.channels_last:
         # oneDNN turns an input and an output of planes; for one tap an output that is cheap beside the product. Maps
@@ -204,3 +206,11 @@ class _Plans(dict[tuple[Any, ...], Kernel]):
 
 
 plans = _Plans()
+
+
+def remembered_plan(*layer: Any) -> Kernel:
+    """:data:`plans` of a layer, for callers that cannot tell whether its numbers are keys."""
+    try:
+        return plan(*layer) if is_compiling() else plans[layer]
+    except TypeError:  # symbolic ones are none
+        return plan(*layer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,8 @@ from fastvision._library import call, register_autograd, register_fake, with_ref
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.reference.upsample.max_unpool2d import unpooled_size
 
-_remembered_size = functools.lru_cache(maxsize=256)(unpooled_size)
+_MOST_SIZES = 256
+_sizes: dict[tuple[Any, ...], tuple[int, int]] = {}
 
 
 def _size(*arguments: Any) -> tuple[int, int]:
@@ -22,9 +22,16 @@ def _size(*arguments: Any) -> tuple[int, int]:
     if is_compiling():
         return unpooled_size(*arguments)
     try:
-        return _remembered_size(*arguments)
-    except TypeError:  # lists are no keys
+        found = _sizes.get(arguments)
+    except TypeError:  # lists and symbolic sizes are no keys
         return unpooled_size(*arguments)
+    if found is None:
+        found = unpooled_size(*arguments)
+        if type(found[0]) is type(found[1]) is int:  # of 2.0, which is the same key as 2, it would be an error for both
+            if len(_sizes) >= _MOST_SIZES:
+                _sizes.clear()
+            _sizes[arguments] = found
+    return found
 
 
 @with_reference(reference.upsample.max_unpool2d)
