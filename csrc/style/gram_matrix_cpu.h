@@ -92,9 +92,10 @@ void add_products(const Panels& panels, int64_t begin, int64_t end, const T* pac
     for (int64_t i = std::max(begin, j); i < end; ++i) {
       const T* a = packed + i * pixels * width;
       T* product = products + panels.product(i, j);
-      for (int64_t r = 0; r < panels.of(i); r += tile.rows) {
-        gemm::multiply<T>(std::min<int64_t>(tile.rows, panels.of(i) - r),
-                          {a + r, width, b, width, pixels, product + r * width, width, accumulate});
+      int64_t rows = 0;
+      for (int64_t r = 0, tiles = ceil_div(panels.of(i), tile.rows); tiles > 0; r += rows, --tiles) {
+        rows = ceil_div(panels.of(i) - r, tiles);  // 16 are 6, 5 and 5: small tiles wait for their own sums
+        gemm::multiply<T>(rows, {a + r, width, b, width, pixels, product + r * width, width, accumulate});
       }
     }
   }
