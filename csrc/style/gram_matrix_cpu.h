@@ -108,7 +108,7 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
   constexpr int64_t kValues = 1 << 16;  // whose panels stay in the cache
   const int64_t block = std::clamp<int64_t>(kValues / p.channels / 64 * 64, 64, 1024);
   // a size that does not depend on the number of threads: few channels make light chunks
-  const int64_t chunk = std::max<int64_t>(256, (int64_t(1) << 17) / p.channels / 256 * 256);
+  const int64_t chunk = std::max<int64_t>(512, (int64_t(1) << 17) / p.channels / 256 * 256);
   const int64_t chunks = std::max<int64_t>(1, ceil_div(p.pixels, chunk));
   // Where chunks are few, their products are shared out too: equal parts of the triangle, which end at panel
   // count * sqrt(part / parts), and are worth packing the panels before them again.
