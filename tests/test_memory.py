@@ -92,8 +92,8 @@ def test_scratch_memory_is_kept_and_given_back() -> None:
         with open("/proc/self/statm") as numbers:
             return int(numbers.read().split()[0])
 
-    features = torch.rand(1, 512, 32, 32)
-    ops.gram_matrix(features)  # sums of four chunks, of half a matrix of 1 MB each
+    features = torch.rand(1, 512, 64, 64)
+    ops.gram_matrix(features)  # sums of eight chunks, of half a matrix of 1 MB each
     kept = pages()
     fastvision.empty_cache()
     assert (kept - pages()) * os.sysconf("SC_PAGE_SIZE") >= 2 << 20
