@@ -64,7 +64,13 @@ def test_channels_last(
 
 
 @pytest.mark.parametrize(
-    ("layer", "rest"), [((64, 64, 3, 1, 128), {}), ((1024, 512, 4, 2, 4), {}), ((64, 32, 3, 2, 128), _LAST)]
+    ("layer", "rest"),
+    [
+        ((64, 64, 3, 1, 128), {}),
+        ((1024, 512, 4, 2, 4), {}),
+        ((64, 32, 3, 2, 128), _LAST),
+        ((1024, 512, 4, 2, 4), {"channels_last": True, "input": torch.Size((64, 1024, 4, 4))}),
+    ],
 )
 def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for narrow in (False, True):

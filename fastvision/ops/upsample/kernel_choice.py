@@ -149,19 +149,20 @@ def _overlap_pays(layer: Layer, result: int) -> bool:
     _, outputs, *kernel = layer.weight
     positions, weights = batch * height * width, channels * outputs * kernel[0] * kernel[1]
     strided = min(layer.stride) > 1
+    # maps of few pixels pay for laying out the weights, and for reading them again and again
+    light = height * width >= 100 or weights < 1 << 20
     if max(layer.dilation) > 1 or max(kernel) == 1:
         return False
     if not layer.channels_last:
-        # oneDNN turns an input and an output of planes; for one tap an output that is cheap beside the product. Maps
-        # of few pixels pay for laying out the weights, and for reading them again and again.
+        # oneDNN turns an input and an output of planes, which with one tap an output is cheap beside the product
         if not strided:
             return outputs <= 24 and channels >= 24
-        return positions * weights >= 2_000_000 and positions >= 100 and (height * width >= 100 or weights < 1 << 20)
+        return light and positions * weights >= 2_000_000 and positions >= 100
     if outputs <= 6:
         return True  # oneDNN's vectors are mostly empty
     if outputs <= 24 and (outputs % 8 != 0 or channels % 8 != 0):
         return True  # and here they do not come out even
-    if width <= 10 and (positions >= 100 if strided else channels >= 24 and positions >= _FEW_POSITIONS):
+    if light and width <= 10 and (positions >= 100 if strided else channels >= 24 and positions >= _FEW_POSITIONS):
         return True  # its tiles lie along a row
     # what it prepares weighs more than what it multiplies; its result is put on fresh pages
     return (positions * weights <= 8_000_000 and channels >= 32) or (result >= _LARGE_RESULT and strided)
