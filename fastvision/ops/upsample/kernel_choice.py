@@ -154,7 +154,7 @@ def _overlap_pays(layer: Layer, result: int) -> bool:
     if max(layer.dilation) > 1 or max(kernel) == 1:
         return False
     if not layer.channels_last:
-        # oneDNN turns an input and an output of planes, which with one tap an output is cheap beside the product
+        # oneDNN turns an input and an output of planes: cheap beside a product whose outputs read every tap
         if not strided:
             return outputs <= 24 and channels >= 24
         return light and positions * weights >= 2_000_000 and positions >= 100
