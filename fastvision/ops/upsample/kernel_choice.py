@@ -126,7 +126,7 @@ def choose_kernel(layer: Layer) -> Kernel:
         # sizes both wait for memory, oneDNN a little less
         whole = channels >= _LANES and outputs % (2 * _LANES) == 0 and height * width >= _LEAST_PIXELS
         windows = kernel == layer.stride and plain and whole and not _SMALL_RESULT < result < _LARGE_RESULT
-        return "fastvision" if grouped or (dense and (few or windows or odd or large)) else "torch"
+        return "fastvision" if (grouped and small) or (dense and (few or windows or odd or large)) else "torch"
     if (dense and large_stride) or grouped:
         return "fastvision"
     if depthwise:  # oneDNN works on 16 channels side by side, while turning the layout does not cost more than it saves
