@@ -55,30 +55,30 @@ def function_of(op: Any, backward: Callable[..., Any], setup_context: Callable[.
     schema = op._schema
     if any("List[Tensor]" in str(returned.type) for returned in schema.returns):
         return op  # type: ignore[no-any-return]  # a Function gives no gradient to what lies in lists
-    if any("List[Tensor]" in str(argument.type) for argument in schema.arguments):
-        return _function_of_lists(op, backward, setup_context)
 
     def forward(ctx: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = op(*args)
-            setup_context(ctx, args, output)
+        output = without_gradient(op, args)
+        setup_context(ctx, args, output)
         return output
 
+    if any("List[Tensor]" in str(argument.type) for argument in schema.arguments):
+        return _function_of_lists(schema.name, forward, backward)
+    return _function(schema.name, forward, backward).apply  # type: ignore[no-any-return]
+
+
+def _function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Any:
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(f"Eager_{schema.name.split(':')[-1]}", (Function,), methods).apply  # type: ignore[attr-defined, no-any-return]
+    return type(f"Eager_{name.split(':')[-1]}", (Function,), methods)
 
 
-def _function_of_lists(op: Any, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> Callable[..., Any]:
+def _function_of_lists(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
     """Some arguments are lists of tensors, which a Function does not look into: it is given what lies in them."""
 
-    def forward(ctx: Any, lengths: Sequence[int | None], *flat: Any) -> Any:
-        ctx.lengths, args = lengths, _nested(lengths, flat)
-        with torch._C._AutoDispatchBelowAutograd():
-            output = op(*args)
-            setup_context(ctx, args, output)
-        return output
+    def flat_forward(ctx: Any, lengths: Sequence[int | None], *flat: Any) -> Any:
+        ctx.lengths = lengths
+        return forward(ctx, *_nested(lengths, flat))
 
-    def nested_backward(ctx: Any, *grads: Tensor) -> Any:
+    def flat_backward(ctx: Any, *grads: Tensor) -> Any:
         needed = ctx.needs_input_grad
         try:
             ctx.needs_input_grad = _nested(ctx.lengths, needed[1:])
@@ -90,8 +90,7 @@ def _function_of_lists(op: Any, backward: Callable[..., Any], setup_context: Cal
             flat.extend([gradient] if length is None else [None] * length if gradient is None else gradient)
         return tuple(flat)
 
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(nested_backward)}
-    function: Any = type(f"Eager_{op._schema.name.split(':')[-1]}", (Function,), methods)
+    function = _function(name, flat_forward, flat_backward)
 
     def apply(*args: Any) -> Any:
         lengths = tuple(len(a) if isinstance(a, list | tuple) and all(map(_is_tensor, a)) else None for a in args)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastvision.ops._remembered import Remembered
 from fastvision.ops.upsample import kernel_choice
 from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, plan
 
@@ -78,10 +79,15 @@ def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], monkeypatch: pytes
         assert chosen(*layer, **rest) == "torch"
 
 
-def test_plans_are_remembered_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_choice, "_REMEMBERED", 2)
-    plans = kernel_choice._Plans()
+def test_plans_are_remembered_and_bounded() -> None:
+    plans = Remembered(plan, 2)
     for side in (3, 4, 5, 4):
         x, weight = torch.empty(1, 8, side, side), torch.empty(8, 8, 2, 2)
         layer = (x.shape, x.stride(), weight.shape, 2, 0, 0, 1, 1, x.dtype, False)
         assert plans[layer] == plan(*layer) and layer in plans and len(plans) <= 2
+
+
+def test_what_must_not_be_kept_is_not() -> None:
+    doubled = Remembered(lambda x: 2 * x, 2, keep=lambda answer: isinstance(answer, int))
+    assert type(doubled.of(2.0)) is float and type(doubled.of(2)) is int and list(doubled) == [(2,)]
+    assert doubled.of([1]) == [1, 1]

@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 from fastvision import reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, plan, plans, remembered_plan
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, plan, plans
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
 from fastvision.reference.upsample.pair import to_pair
 
@@ -111,7 +111,7 @@ def _conv_transpose2d(
     pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
     if kernel is None or input.dtype != dtype:
         sizes, steps = (input.shape, input.stride(), weight.shape), (*pairs, groups, to_pair(dilation))
-        kernel = remembered_plan(*sizes, *steps, input.dtype, input.is_cuda)
+        kernel = plans.of(*sizes, *steps, input.dtype, input.is_cuda)
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from torch.compiler import is_compiling
 
+from fastvision.ops._remembered import Remembered
 from fastvision.reference.upsample.conv_transpose2d import Pair
 from fastvision.reference.upsample.pair import to_pair
 
@@ -20,7 +20,6 @@ _TINY_RESULT, _SMALL_RESULT, _LARGE_RESULT = 1 << 20, 8 << 20, 32 << 20
 _LANES = 16  # numbers of a vector
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
 _AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
-_REMEMBERED = 1024  # layers
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
 
@@ -197,21 +196,4 @@ def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
     return strides[1] == 1
 
 
-class _Plans(dict[tuple[Any, ...], Kernel]):
-    """:func:`plan`, looked up where it can be: looking at a layer costs more than a small one takes."""
-
-    def __missing__(self, layer: tuple[Any, ...]) -> Kernel:
-        if len(self) >= _REMEMBERED:
-            self.clear()
-        return self.setdefault(layer, plan(*layer))
-
-
-plans = _Plans()
-
-
-def remembered_plan(*layer: Any) -> Kernel:
-    """:data:`plans` of a layer, for callers that cannot tell whether its numbers are keys."""
-    try:
-        return plan(*layer) if is_compiling() else plans[layer]
-    except TypeError:  # symbolic ones are none
-        return plan(*layer)
+plans = Remembered(plan, 1024)

@@ -6,32 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from fastvision import reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
+from fastvision.ops._remembered import Remembered
 from fastvision.reference.upsample.max_unpool2d import unpooled_size
 
-_MOST_SIZES = 256
-_sizes: dict[tuple[Any, ...], tuple[int, int]] = {}
-
-
-def _size(*arguments: Any) -> tuple[int, int]:
-    """:func:`unpooled_size`, which takes as long as a small layer does, looked up where it can be."""
-    if is_compiling():
-        return unpooled_size(*arguments)
-    try:
-        found = _sizes.get(arguments)
-    except TypeError:  # lists and symbolic sizes are no keys
-        return unpooled_size(*arguments)
-    if found is None:
-        found = unpooled_size(*arguments)
-        if type(found[0]) is type(found[1]) is int:  # of 2.0, which is the same key as 2, it would be an error for both
-            if len(_sizes) >= _MOST_SIZES:
-                _sizes.clear()
-            _sizes[arguments] = found
-    return found
+# a size of 2.0 is an error, and not to be one for 2
+_sizes = Remembered(unpooled_size, 256, keep=lambda size: all(type(side) is int for side in size))
 
 
 @with_reference(reference.upsample.max_unpool2d)
@@ -75,7 +58,7 @@ def max_unpool2d(
         "Learning Deconvolution Network for Semantic Segmentation", section 3.2; signature of
         ``torch.nn.functional.max_unpool2d``.
     """
-    height, width = _size(input.shape, kernel_size, stride, padding, output_size)
+    height, width = _sizes.of(input.shape, kernel_size, stride, padding, output_size)
     if input.dim() == 3 and indices.dim() == 3:
         return call("max_unpool2d", input[None], indices[None], height, width)[0]
     return call("max_unpool2d", input, indices, height, width)
