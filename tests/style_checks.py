@@ -1,4 +1,4 @@
-"""What the tests of instance_norm share."""
+"""What the tests of instance_norm and of Gram matrices share."""
 
 from __future__ import annotations
 
@@ -20,3 +20,14 @@ def value_and_gradients(function: Any, *args: Tensor) -> tuple[Tensor, ...]:
 def affine(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     g = data.generator(4)
     return torch.randn(*shape, generator=g, dtype=dtype), torch.randn(*shape, generator=g, dtype=dtype)
+
+
+def product(features: Tensor) -> Tensor:
+    """Unscaled, by torch in float64."""
+    rows = features.double().flatten(-2)
+    return rows @ rows.transpose(-1, -2)
+
+
+def divisor(features: Tensor, normalize: str) -> int:
+    pixels = features[0, 0].numel()
+    return {"chw": features.shape[1] * pixels, "hw": pixels, "none": 1}[normalize]
