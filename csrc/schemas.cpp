@@ -74,6 +74,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def(
       "style_loss(Tensor[] features, Tensor[] targets, float[] weights, SymInt[] divisors) -> (Tensor loss, Tensor differences)");
   m.def(
+      "style_loss_backward(Tensor grad, Tensor differences, Tensor[] features, float[] weights, SymInt[] divisors, int[] layers) -> Tensor[]");
+  m.def(
       "instance_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? style, float eps, float slope) -> (Tensor, Tensor, Tensor)");
   m.def(
       "instance_norm_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor? style, Tensor mean, Tensor rstd, float eps, float slope) -> (Tensor, Tensor, Tensor)");

@@ -16,11 +16,12 @@ inline torch::stable::Tensor tensor_in(const Block& block, torch::headeronly::In
   return torch::stable::from_blob(block.data, sizes, strides, device, dtype, [block](void*) { give_back(block); });
 }
 
-// For a fresh CPU tensor that is about to be written whole: puts a large one where an earlier one was.
+// For a fresh CPU tensor that is about to be written whole: puts a large one where an earlier one was. The C library
+// keeps none from 32 MiB on, and smaller ones only until the end of its heap falls free: 8 MB maps between calls of
+// other ops came with a hundred page faults each, a sixth of what writing them takes.
 inline void reuse_memory(torch::stable::Tensor& t) {
-  constexpr size_t kLarge = size_t(32) << 20;  // from here on the C library keeps nothing
   const size_t bytes = size_t(t.numel()) * size_t(t.element_size());
-  if (bytes >= kLarge && bytes <= FreeBlocks::kMost) {
+  if (bytes >= kHugePage && bytes <= FreeBlocks::kMost) {
     if (const Block block = used_or_fresh_block(bytes); block.data) {
       t = tensor_in(block, t.sizes(), t.strides(), t.device(), t.scalar_type());
       return;

@@ -63,6 +63,39 @@ inline void check_layers(const char* op, const std::vector<Tensor>& features, co
   }
 }
 
+// The differences [B, C, C] of all layers lie one after the other: where those of a layer begin, and what the sum of
+// the gradient of the loss and its own makes of the features. layers: those whose gradient is wanted.
+struct Flow {
+  int64_t first;
+  double scale;  // to features = scale * grad * (difference + difference^T) features
+};
+
+inline std::vector<Flow> check_flows(const char* op, const Tensor& grad, const Tensor& differences,
+                                     const std::vector<Tensor>& features, const std::vector<double>& weights,
+                                     const std::vector<int64_t>& divisors, const std::vector<int64_t>& layers) {
+  FV_CHECK(!features.empty() && weights.size() == features.size() && divisors.size() == features.size(), op,
+           "expected as many weights as features, got ", features.size(), " features and ", weights.size(), " weights");
+  std::vector<Flow> flows;
+  int64_t size = 0;
+  for (size_t l = 0; l < features.size(); ++l) {
+    const Params p = make_params(op, features[l]);
+    check_same_device(op, "features", features[l], "the first layer", features[0]);
+    flows.push_back({size, 2 * weights[l] / double(std::max<int64_t>(p.batch, 1)) * scale_of(divisors[l])});
+    size += p.batch * p.channels * p.channels;
+  }
+  for (const int64_t l : layers) {
+    FV_CHECK(l >= 0 && l < int64_t(features.size()), op, "expected layers in [0, ", features.size(), "), got ", l);
+  }
+  FV_CHECK(differences.dim() == 1 && differences.size(0) == size, op, "expected differences of shape [", size,
+           "], got ", shape_of(differences));
+  FV_CHECK(grad.numel() == 1 && grad.scalar_type() == differences.scalar_type() &&
+               (grad.scalar_type() == ScalarType::Float || grad.scalar_type() == ScalarType::Double),
+           op, "expected grad and differences of one dtype, float32 or float64, and a number for grad");
+  check_same_device(op, "grad", grad, "features", features[0]);
+  check_same_device(op, "differences", differences, "features", features[0]);
+  return flows;
+}
+
 // float64 if any layer is.
 inline ScalarType loss_type(const std::vector<Tensor>& features) {
   for (const Tensor& f : features) {

@@ -29,19 +29,31 @@ Tensor gram_matrix(const Tensor& features, int64_t divisor) {
   return torch::stable::to(sums, features.scalar_type());
 }
 
+// scale * (grad + grad^T) features; grad [B, C, C]
+template <class G>
+Tensor to_features(const char* op, const Params& p, const G* grad, const Tensor& features, double scale) {
+  Tensor out =
+      empty_map(features, features.size(0), features.size(1), features.size(2), features.size(3), p.channels_last);
+  reuse_memory(out);
+  if (out.numel() == 0) return out;
+  dispatch_floating(op, features.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    using T = Accumulator<S>;
+    multiply_symmetric<T>(p, grad, features.const_data_ptr<S>(), T(scale), out.mutable_data_ptr<S>());
+  });
+  return out;
+}
+
 Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, int64_t divisor) {
-  const double scale = scale_of(divisor);
   constexpr const char* kOp = "gram_matrix_backward";
   const Tensor f = dense(features);
   const Params p = check_backward(kOp, grad, f);
-  Tensor out = empty_map(f, f.size(0), f.size(1), f.size(2), f.size(3), p.channels_last);
-  reuse_memory(out);
-  if (out.numel() == 0) return out;
-  dispatch_floating(kOp, features.scalar_type(), [&](auto t) {
-    using S = typename decltype(t)::type;
-    using T = Accumulator<S>;
-    const Tensor g = contiguous_as(grad, geometry_type(features.scalar_type()));
-    multiply_symmetric<T, S>(p, g.const_data_ptr<T>(), f.const_data_ptr<S>(), T(scale), out.mutable_data_ptr<S>());
+  const ScalarType type = geometry_type(features.scalar_type());
+  const Tensor g = contiguous_as(grad, type);
+  Tensor out;
+  dispatch_geometry(type, [&](auto t) {
+    using T = typename decltype(t)::type;
+    out = to_features(kOp, p, g.const_data_ptr<T>(), f, scale_of(divisor));
   });
   return out;
 }
@@ -114,6 +126,26 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   return {loss, differences};
 }
 
+std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differences, std::vector<Tensor> features,
+                                        std::vector<double> weights, std::vector<int64_t> divisors,
+                                        std::vector<int64_t> layers) {
+  constexpr const char* kOp = "style_loss_backward";
+  const std::vector<Flow> flows = check_flows(kOp, grad, differences, features, weights, divisors, layers);
+  const Tensor flat = contiguous_as(differences, differences.scalar_type());
+  std::vector<Tensor> out;
+  dispatch_geometry(differences.scalar_type(), [&](auto t) {
+    using G = typename decltype(t)::type;
+    const double above = double(*grad.const_data_ptr<G>());
+    for (const int64_t l : layers) {
+      const Tensor f = dense(features[size_t(l)]);
+      const Flow& flow = flows[size_t(l)];
+      out.push_back(
+          to_features(kOp, make_params(kOp, f), flat.const_data_ptr<G>() + flow.first, f, above * flow.scale));
+    }
+  });
+  return out;
+}
+
 }  // namespace
 }  // namespace fastvision::gram_matrix
 
@@ -121,4 +153,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
   m.impl("gram_matrix", TORCH_BOX(&fastvision::gram_matrix::gram_matrix));
   m.impl("gram_matrix_backward", TORCH_BOX(&fastvision::gram_matrix::gram_matrix_backward));
   m.impl("style_loss", TORCH_BOX(&fastvision::gram_matrix::style_loss));
+  m.impl("style_loss_backward", TORCH_BOX(&fastvision::gram_matrix::style_loss_backward));
 }

@@ -142,22 +142,24 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
 }
 
 // (grad + grad^T) * scale of each image as panels [batch][channels / width][channels][width], zeros beyond the last.
-template <class T>
-void pack_symmetric(const Params& p, const T* grads, T scale, int64_t width, T* packed) {
+template <class T, class G>
+void pack_symmetric(const Params& p, const G* grads, T scale, int64_t width, T* packed) {
   constexpr int64_t kGrain = 1 << 14;  // numbers that are worth a thread
   const Panels panels{p.channels, width};
   const int64_t step = p.channels * width;
   parallel_for(p.batch * panels.count(), ceil_div(kGrain, step), [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t i = item % panels.count(), some = panels.of(i);
-      const T* grad = grads + item / panels.count() * p.channels * p.channels;
+      const G* grad = grads + item / panels.count() * p.channels * p.channels;
       T* panel = packed + item * step;
       vectorized([&]() __attribute__((always_inline)) {
         if (some < width) std::fill_n(panel, step, T(0));
         transpose(grad + i * width * p.channels, p.channels, some, p.channels, panel, width);
         for (int64_t k = 0; k < p.channels; ++k) {
-          const T* row = grad + k * p.channels + i * width;
-          for (int64_t l = 0; l < some; ++l) panel[k * width + l] = (row[l] + panel[k * width + l]) * scale;
+          const G* row = grad + k * p.channels + i * width;
+          for (int64_t l = 0; l < some; ++l) {
+            panel[k * width + l] = (static_cast<T>(row[l]) + panel[k * width + l]) * scale;
+          }
         }
       });
     }
@@ -186,20 +188,24 @@ template <class T, class S>
   }
 }
 
-// out[b] = scale * (grad[b] + grad[b]^T) features[b], in the order of the features
+// Channels that a tile of the gradient takes.
+template <class T>
+int64_t channels_of_tile(const Params& p) {
+  return p.channels_last ? gemm::tile<T>().columns : gemm::tile<T>().rows;
+}
+
+// out[b] = symmetric[b] features[b], in the order of the features; symmetric: as pack_symmetric leaves it
 template <class T, class S>
-void multiply_symmetric(const Params& p, const T* grad, const S* features, T scale, S* out) {
+void multiply_panels(const Params& p, const T* symmetric, const S* features, S* out) {
   const gemm::Tile tile = gemm::tile<T>();
   const int64_t channels = p.channels, pixels_wide = p.channels_last ? tile.rows : tile.columns;
-  const int64_t channels_wide = p.channels_last ? tile.columns : tile.rows;
+  const int64_t channels_wide = channels_of_tile<T>(p),
+                weights = ceil_div(channels, channels_wide) * channels_wide * channels;
   constexpr int64_t kValues = 1 << 16, kLeastPixels = 64;  // whose panels stay in the cache
   const int64_t share = ceil_div(p.batch * p.pixels, kGradientItemsOfThread * thread_count());
   const int64_t block =
       ceil_div(std::max(std::min(kValues / channels, share), kLeastPixels), pixels_wide) * pixels_wide;
   const int64_t blocks = ceil_div(p.pixels, block);
-  const int64_t panels = ceil_div(channels, channels_wide), weights = panels * channels_wide * channels;
-  Buffer<T> symmetric(size_t(p.batch * weights));
-  pack_symmetric(p, grad, scale, channels_wide, symmetric.data());
   parallel_workers(p.batch * blocks, [&](const auto& next) {
     Buffer<T> packed(size_t(block * channels)), sums(size_t(tile.rows * tile.columns));
     for (int64_t item = next(); item < p.batch * blocks; item = next()) {
@@ -209,7 +215,7 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
       vectorized(
           [&]() __attribute__((always_inline)) { pack_pixels(p, image, first, count, pixels_wide, packed.data()); });
       for (int64_t c = 0; c < channels; c += channels_wide) {
-        const T* weight = symmetric.data() + b * weights + c * channels;
+        const T* weight = symmetric + b * weights + c * channels;
         for (int64_t q = 0; q < count; q += pixels_wide) {
           const T* panel = packed.data() + q * channels;
           const int64_t some_c = std::min(channels_wide, channels - c), some_q = std::min(pixels_wide, count - q);
@@ -237,6 +243,15 @@ void multiply_symmetric(const Params& p, const T* grad, const S* features, T sca
       }
     }
   });
+}
+
+// out[b] = scale * (grad[b] + grad[b]^T) features[b]
+template <class T, class S, class G>
+void multiply_symmetric(const Params& p, const G* grad, const S* features, T scale, S* out) {
+  const int64_t wide = channels_of_tile<T>(p);
+  Buffer<T> symmetric(size_t(p.batch * ceil_div(p.channels, wide) * wide * p.channels));
+  pack_symmetric(p, grad, scale, wide, symmetric.data());
+  multiply_panels(p, symmetric.data(), features, out);
 }
 
 }  // namespace fastvision::gram_matrix

@@ -1,5 +1,7 @@
-// style_loss on CUDA: three launches for up to kMostLayers layers, with nothing read back.
+// style_loss on CUDA: three launches for up to kMostLayers layers, two a layer for the gradient, with nothing read
+// back.
 #include "style/gram_matrix.cuh"
+#include "style/gram_matrix_backward.cuh"
 
 namespace fastvision::gram_matrix {
 namespace {
@@ -122,7 +124,31 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   return {loss, differences};
 }
 
+std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differences, std::vector<Tensor> features,
+                                        std::vector<double> weights, std::vector<int64_t> divisors,
+                                        std::vector<int64_t> layers) {
+  constexpr const char* kOp = "style_loss_backward";
+  const std::vector<Flow> flows = check_flows(kOp, grad, differences, features, weights, divisors, layers);
+  const Tensor flat = contiguous_as(differences, differences.scalar_type());
+  std::vector<Tensor> out;
+  dispatch_geometry(differences.scalar_type(), [&](auto t) {
+    using G = typename decltype(t)::type;
+    for (const int64_t l : layers) {
+      const Tensor f = dense(features[size_t(l)]);
+      const Params p = make_params(kOp, f);
+      const Flow& flow = flows[size_t(l)];
+      const Gradient<G> gradient{
+          flat.const_data_ptr<G>() + flow.first, {p.channels * p.channels, 0, p.channels, 1}, grad.const_data_ptr<G>()};
+      out.push_back(to_features(kOp, p, gradient, f, flow.scale));
+    }
+  });
+  return out;
+}
+
 }  // namespace
 }  // namespace fastvision::gram_matrix
 
-FV_CUDA_LIBRARY(m) { m.impl("style_loss", TORCH_BOX(&fastvision::gram_matrix::style_loss)); }
+FV_CUDA_LIBRARY(m) {
+  m.impl("style_loss", TORCH_BOX(&fastvision::gram_matrix::style_loss));
+  m.impl("style_loss_backward", TORCH_BOX(&fastvision::gram_matrix::style_loss_backward));
+}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastvision import reference
+from fastvision import _eager, reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.reference.style.gram_matrix import Normalize, gram_divisor, guided, layers_of
@@ -112,6 +112,18 @@ def _(
     return features[0].new_empty((), dtype=wide), features[0].new_empty(size, dtype=wide)
 
 
+@register_fake("style_loss_backward")
+def _(
+    grad: Tensor,
+    differences: Tensor,
+    features: list[Tensor],
+    weights: list[float],
+    divisors: list[int],
+    layers: list[int],
+) -> list[Tensor]:
+    return [empty_map(features[layer], features[layer].shape, is_channels_last(features[layer])) for layer in layers]
+
+
 def _save_gram(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, ctx.divisor = inputs
     ctx.save_for_backward(features)
@@ -130,10 +142,15 @@ def _save_gram_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 def _gram_double_backward(ctx: Any, above: Tensor) -> Any:
     """out = (grad + grad^T) features / divisor, bilinear; the symmetric factor has its own transpose as gradient."""
     grad, features = ctx.saved_tensors
-    wide = torch.promote_types(features.dtype, torch.float32)  # before the sum over pixels is divided
-    product = torch.bmm(above.flatten(2).to(wide), features.flatten(2).transpose(1, 2).to(wide)) / ctx.divisor
-    to_grad = (product + product.transpose(1, 2)).to(grad.dtype)
+    to_grad = _symmetric_product(above, features, ctx.divisor).to(grad.dtype)
     return to_grad, call("gram_matrix_backward", grad, above, ctx.divisor), None
+
+
+def _symmetric_product(a: Tensor, b: Tensor, divisor: int) -> Tensor:
+    """[B, C, H, W] twice -> (a b^T + b a^T) / divisor [B, C, C], in float32 at least."""
+    wide = torch.promote_types(b.dtype, torch.float32)  # before the sum over pixels is divided
+    product = torch.bmm(a.flatten(2).to(wide), b.flatten(2).transpose(1, 2).to(wide)) / divisor
+    return product + product.transpose(1, 2)
 
 
 def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -146,28 +163,66 @@ def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
 def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor | None) -> Any:
     """The differences are an output like any other, so that a second derivative passes through them."""
     *features, differences = ctx.saved_tensors
+    wanted, wanted_of_targets = ctx.needs_input_grad[:2]
     to_features: list[Tensor | None] = [None] * len(features)
     to_targets: list[Tensor | None] = [None] * len(features)
-    wanted, wanted_of_targets = ctx.needs_input_grad[:2]
+    layers = [layer for layer, wants in enumerate(wanted) if wants]
+    # all in one call; a batch of gradients takes one product at a time, which torch knows how to repeat
+    together = _eager.is_plain() and grad is not None and to_differences is None
+    if together and layers:
+        found = call("style_loss_backward", grad, differences, features, ctx.weights, ctx.divisors, layers)
+        for layer, gradient in zip(layers, found, strict=True):
+            to_features[layer] = gradient
+    if not together or any(wanted_of_targets):
+        for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
+            flowing = None if grad is None else differences[part] * (grad * factor)
+            if to_differences is not None:
+                flowing = to_differences[part] if flowing is None else to_differences[part] + flowing
+            if flowing is None:
+                continue
+            flowing = flowing.view(len(feature), feature.shape[1], feature.shape[1])
+            if wanted[layer] and not together:
+                to_features[layer] = call("gram_matrix_backward", flowing, feature, ctx.divisors[layer])
+            if wanted_of_targets[layer]:
+                dims, dtype = ctx.targets[layer]
+                to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
+    return to_features, to_targets, None, None
+
+
+def _layers(features: Sequence[Tensor], weights: Sequence[float]) -> Iterator[tuple[Tensor, slice, float]]:
+    """Features, where their differences lie among all, and twice the weight of an image."""
     start = 0
-    for layer, (feature, weight, divisor) in enumerate(zip(features, ctx.weights, ctx.divisors, strict=True)):
+    for feature, weight in zip(features, weights, strict=True):
         batch, channels = feature.shape[:2]
         end = start + batch * channels * channels
-        parts = [] if to_differences is None else [to_differences[start:end]]
-        if grad is not None:
-            parts.append(differences[start:end] * (grad * (2 * weight / max(batch, 1))))
+        yield feature, slice(start, end), 2 * weight / max(batch, 1)
         start = end
-        if not parts or not (wanted[layer] or wanted_of_targets[layer]):
+
+
+def _save_style_loss_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    grad, differences, features, ctx.weights, ctx.divisors, ctx.layers = inputs
+    ctx.save_for_backward(grad, differences, *features)
+
+
+def _style_loss_double_backward(ctx: Any, above: Sequence[Tensor | None]) -> Any:
+    """Of each layer, out = factor grad (difference + difference^T) feature / divisor: linear in each of the three."""
+    grad, differences, *features = ctx.saved_tensors
+    to_grad, to_differences = torch.zeros_like(grad), torch.zeros_like(differences)
+    to_features: list[Tensor | None] = [None] * len(features)
+    layers = list(_layers(features, ctx.weights))
+    for layer, gradient in zip(ctx.layers, above, strict=True):
+        if gradient is None:
             continue
-        flowing = sum(parts[1:], parts[0]).view(batch, channels, channels)
-        if wanted[layer]:
-            to_features[layer] = call("gram_matrix_backward", flowing, feature, divisor)
-        if wanted_of_targets[layer]:
-            dims, dtype = ctx.targets[layer]
-            to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
-    return to_features, to_targets, None, None
+        feature, part, factor = layers[layer]
+        product = _symmetric_product(gradient, feature, ctx.divisors[layer]).to(grad.dtype).flatten() * factor
+        to_grad = to_grad + (differences[part] * product).sum()
+        to_differences = torch.cat([to_differences[: part.start], grad * product, to_differences[part.stop :]])
+        flowing = (differences[part] * (grad * factor)).view(len(feature), feature.shape[1], feature.shape[1])
+        to_features[layer] = call("gram_matrix_backward", flowing, gradient, ctx.divisors[layer])
+    return to_grad, to_differences, to_features, None, None, None
 
 
 register_autograd("gram_matrix", _gram_backward, _save_gram)
 register_autograd("gram_matrix_backward", _gram_double_backward, _save_gram_backward)
 register_autograd("style_loss", _style_loss_backward, _save_style_loss)
+register_autograd("style_loss_backward", _style_loss_double_backward, _save_style_loss_backward)

@@ -88,7 +88,7 @@ CASES = (
     OpCase(
         "style_loss",
         ops.style_loss,
-        ("style_loss", "gram_matrix_backward"),
+        ("style_loss", "style_loss_backward"),
         _loss_samples,
         _loss_work,
         gradient_samples=_loss_gradients,
