@@ -90,10 +90,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def call(name: str, *args: Any) -> Any:
-    """``torch.ops.fastvision.name(*args)`` of an op with a registered gradient, with less around it in eager mode.
-
-    For ops of whose calls that is a part worth saving: those of a layer.
-    """
+    """``torch.ops.fastvision.name(*args)`` of an op with a registered gradient, with less around it in eager mode."""
     if not _eager.is_plain():
         return getattr(torch.ops.fastvision, name)(*args)
     if _eager.wants_gradient(args):

@@ -40,7 +40,11 @@ def style(x: Tensor) -> Tensor:
     return ops.style_loss([x, x[..., ::2, ::2]], targets, [0.5, 2.0], normalize="hw")
 
 
-FUNCTIONS = [gram, norm, pooled, pyramid, style, total]
+def sensitive(x: Tensor) -> Tensor:
+    return ops.ps_roi_align(x, x.new_tensor([[0, 0, 0, 4, 5]]), (1, 3))
+
+
+FUNCTIONS = [gram, norm, pooled, pyramid, sensitive, style, total]
 
 
 @pytest.fixture
@@ -77,6 +81,27 @@ def test_as_the_op(function: Callable[[Tensor], Tensor], x: Tensor, monkeypatch:
     for actual, expected in zip(short, derivatives(), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     assert short[2].abs().sum() > 0
+
+
+def test_boxes_as_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    corners = torch.tensor([[0.0, 0, 4, 5], [1, 2, 6, 7], [3, 1, 9, 4]], dtype=torch.float64)
+    deltas, boxes = torch.randn(3, 4, dtype=torch.float64).requires_grad_(), corners.clone().requires_grad_()
+
+    def derivatives() -> list[Tensor]:
+        decoded, encoded = ops.decode_boxes(deltas, boxes), ops.encode_boxes(boxes, corners.flip(0))
+        overlaps = ops.box_iou(decoded, corners)
+        loss = decoded.square().sum() + encoded.square().sum() + overlaps.sum()
+        return [decoded.detach(), encoded.detach(), overlaps.detach(), *torch.autograd.grad(loss, (deltas, boxes))]
+
+    short = derivatives()
+    monkeypatch.setattr(_eager, "is_plain", lambda: False)
+    assert all(map(torch.equal, short, derivatives()))
+    long_way = ops.decode_boxes(deltas, boxes).sum()
+    monkeypatch.undo()
+    for value in (long_way, ops.decode_boxes(deltas, boxes).sum()):
+        (first,) = torch.autograd.grad(value, deltas, create_graph=True)
+        with pytest.raises(RuntimeError, match="decode_boxes_backward has no second derivative"):
+            first.sum().backward()
 
 
 @pytest.mark.parametrize("function", [gram, norm, style, total])

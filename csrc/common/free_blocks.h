@@ -2,8 +2,8 @@
 //
 // Fresh pages are cleared by the kernel: at 7 GB/s a thread on the machines measured, 2 GB/s in pages of 4 KiB, which
 // is slower than most of what is written to them. The C library keeps small blocks, but takes large ones from the
-// kernel every time. So the last few that were given back are kept here, all but the first marked as free for the kernel
-// to take when memory is short.
+// kernel every time. So the last few that were given back are kept here, all but the first marked as free for the
+// kernel to take when memory is short.
 #pragma once
 
 #include <algorithm>

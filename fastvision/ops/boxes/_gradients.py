@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvision._library import once_differentiable, register_autograd
+from fastvision._library import call, once_differentiable, register_autograd
 
 
 def empty_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -23,7 +23,7 @@ def register_gradients(name: str) -> None:
         ctx.constants = inputs[2:]
 
     def backward(ctx: Any, grad: Tensor) -> Any:
-        grads = getattr(torch.ops.fastvision, f"{name}_backward")(grad, *ctx.saved_tensors, *ctx.constants)
+        grads = call(f"{name}_backward", grad, *ctx.saved_tensors, *ctx.constants)
         return *grads, *(None for _ in ctx.constants)
 
     register_autograd(name, backward, save)

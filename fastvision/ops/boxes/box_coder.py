@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastvision import reference
-from fastvision._library import register_fake, with_reference
+from fastvision._library import call, register_fake, with_reference
 from fastvision.ops.boxes._gradients import empty_like, register_gradients
 from fastvision.reference.boxes import SCALE_CLAMP
 
@@ -30,7 +30,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0
     Reference:
         Girshick et al. 2014, appendix C.
     """
-    return torch.ops.fastvision.encode_boxes(boxes, anchors, list(weights))
+    return call("encode_boxes", boxes, anchors, list(weights))
 
 
 @with_reference(reference.boxes.decode_boxes)
@@ -64,7 +64,7 @@ def decode_boxes(
         Girshick et al. 2014, appendix C; the clamp is that of Detectron (log 1000/16).
     """
     clip = [] if clip_to is None else [float(side) for side in clip_to]
-    return torch.ops.fastvision.decode_boxes(deltas, anchors, list(weights), scale_clamp, clip)
+    return call("decode_boxes", deltas, anchors, list(weights), scale_clamp, clip)
 
 
 @register_fake("encode_boxes")

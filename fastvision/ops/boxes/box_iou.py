@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastvision import reference
-from fastvision._library import register_fake, with_reference
+from fastvision._library import call, register_fake, with_reference
 from fastvision.ops.boxes._gradients import empty_like, register_gradients
 from fastvision.ops.boxes.box_iou_rotated import box_iou_rotated
 from fastvision.reference.boxes import working_dtype
@@ -209,7 +209,7 @@ def _overlap(boxes1: Tensor, boxes2: Tensor, kind: str, *, eps: float = 0.0, ele
     if max(boxes1.dim(), boxes2.dim()) > 2 and min(boxes1.dim(), boxes2.dim()) > 1:
         _broadcast(kind, boxes1, boxes2, 2)
         return plain_overlap(boxes1, boxes2, kind, eps=eps)
-    return torch.ops.fastvision.box_iou(boxes1, boxes2, kind, eps, 0.0, False)
+    return call("box_iou", boxes1, boxes2, kind, eps, 0.0, False)
 
 
 def _rows(boxes1: Tensor, boxes2: Tensor, kind: str, eps: float, union_eps: float | None = None) -> Tensor:
@@ -218,7 +218,7 @@ def _rows(boxes1: Tensor, boxes2: Tensor, kind: str, eps: float, union_eps: floa
         shape = _broadcast(kind, boxes1, boxes2, 1)
         boxes1, boxes2 = boxes1.expand(*shape, 4), boxes2.expand(*shape, 4)
     union_eps = eps if union_eps is None else union_eps
-    flat = torch.ops.fastvision.box_iou(boxes1.reshape(-1, 4), boxes2.reshape(-1, 4), kind, eps, union_eps, True)
+    flat = call("box_iou", boxes1.reshape(-1, 4), boxes2.reshape(-1, 4), kind, eps, union_eps, True)
     return flat.reshape(boxes1.shape[:-1])
 
 

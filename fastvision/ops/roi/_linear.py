@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fastvision._library import register_autograd, register_fake
+from fastvision._library import call, register_autograd, register_fake
 from fastvision.ops._layout import empty_map, is_channels_last
 
 
@@ -47,9 +46,8 @@ def register_linear_pooling(
         if not ctx.needs_input_grad[0]:
             return None, *rest
         (rois,) = ctx.saved_tensors
-        op = getattr(torch.ops.fastvision, f"{name}_backward")
         size = (ctx.batch, ctx.height, ctx.width)
-        return op(grad, rois, ctx.spatial_scale, *size, *ctx.how, ctx.channels_last), *rest
+        return call(f"{name}_backward", grad, rois, ctx.spatial_scale, *size, *ctx.how, ctx.channels_last), *rest
 
     def save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad, rois, ctx.spatial_scale, _, _, _, *ctx.how, _ = inputs
@@ -58,8 +56,7 @@ def register_linear_pooling(
 
     def double_backward(ctx: Any, grad: Tensor) -> Any:
         (rois,) = ctx.saved_tensors
-        op = getattr(torch.ops.fastvision, name)
-        return op(grad, rois, ctx.spatial_scale, *ctx.pooled, *ctx.how), *((None,) * (6 + len(ctx.how)))
+        return call(name, grad, rois, ctx.spatial_scale, *ctx.pooled, *ctx.how), *((None,) * (6 + len(ctx.how)))
 
     register_autograd(name, backward, save_forward)
     register_autograd(f"{name}_backward", double_backward, save_backward)

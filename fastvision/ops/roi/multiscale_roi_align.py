@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastvision import reference
@@ -214,7 +213,7 @@ def _multiscale_roi_align_backward(ctx: Any, grad: Tensor) -> Any:
             ctx.box_gradients,
         )
     if ctx.needs_input_grad[1] and ctx.box_gradients:
-        to_rois = torch.ops.fastvision.multiscale_roi_align_box_gradients(grad, features, rois, *sampling)
+        to_rois = call("multiscale_roi_align_box_gradients", grad, features, rois, *sampling)
         to_rois = to_rois.to(rois.dtype)
     return to_features, to_rois, *([None] * 8)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from fastvision import reference
-from fastvision._library import with_reference
+from fastvision._library import call, with_reference
 from fastvision.ops.roi._linear import register_linear_pooling
 from fastvision.reference.roi.rois import to_rois, to_size
 
@@ -52,7 +51,7 @@ def ps_roi_pool(
     """
     height, width = to_size(output_size)
     rois = to_rois(boxes, input)
-    return torch.ops.fastvision.ps_roi_pool(input, rois, spatial_scale, height, width)
+    return call("ps_roi_pool", input, rois, spatial_scale, height, width)
 
 
 class PSRoIPool(nn.Module):

@@ -156,8 +156,8 @@ def _roi_align_backward(ctx: Any, grad: Tensor) -> Any:
             ctx.box_gradients,
         )
     if ctx.needs_input_grad[1] and ctx.box_gradients:
-        to_rois = torch.ops.fastvision.roi_align_box_gradients(
-            grad, saved[0], rois, ctx.spatial_scale, ctx.sampling_ratio, ctx.aligned
+        to_rois = call(
+            "roi_align_box_gradients", grad, saved[0], rois, ctx.spatial_scale, ctx.sampling_ratio, ctx.aligned
         ).to(rois.dtype)
     return to_input, to_rois, None, None, None, None, None, None
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from fastvision import reference
-from fastvision._library import with_reference
+from fastvision._library import call, with_reference
 from fastvision.ops.roi._linear import register_linear_pooling
 from fastvision.reference.roi.rois import to_rois, to_size
 
@@ -58,9 +57,7 @@ def roi_align_rotated(
     """
     height, width = to_size(output_size)
     rois = to_rois(boxes, input, 5)
-    return torch.ops.fastvision.roi_align_rotated(
-        input, rois, spatial_scale, height, width, sampling_ratio, aligned, clockwise
-    )
+    return call("roi_align_rotated", input, rois, spatial_scale, height, width, sampling_ratio, aligned, clockwise)
 
 
 class RoIAlignRotated(nn.Module):

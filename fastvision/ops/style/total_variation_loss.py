@@ -71,10 +71,9 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _double_backward(ctx: Any, v: Tensor) -> Any:
     """The backward is grad times a map L of the image; for l2 it is linear and symmetric, for l1 locally constant."""
     grad, images = ctx.saved_tensors
-    backward = torch.ops.fastvision.total_variation_loss_backward
-    slopes = backward(torch.ones_like(grad), images, ctx.norm)
+    slopes = call("total_variation_loss_backward", torch.ones_like(grad), images, ctx.norm)
     to_grad = (v.to(grad.dtype) * slopes).flatten(1).sum(1)
-    return to_grad, backward(grad, v, ctx.norm) if ctx.norm == "l2" else None, None
+    return to_grad, call("total_variation_loss_backward", grad, v, ctx.norm) if ctx.norm == "l2" else None, None
 
 
 register_autograd("total_variation_loss", _backward, _save_forward)
