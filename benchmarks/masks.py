@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.memory import memory_column
 from benchmarks.workload import (
     OURS,
     REFERENCE,
@@ -28,6 +29,7 @@ from fastvision.testing.cases.masks import mask_head, probabilities
 IMAGE = (800, 1333)
 OBJECTS = 100
 THREE_LAYERS = "torch's three layers"
+COMPILED = "the three layers compiled"
 PER_BOX = "grid_sample per box"  # as Detectron2 pastes on the CPU
 
 _Contenders = dict[str, Callable[[], Any]]
@@ -136,10 +138,14 @@ def _head(layout: torch.memory_format, options: Options) -> Workload:
     inputs = tuple(t.to(options.device) for t in mask_head(OBJECTS, 256, 256, 91, (14, 14)))
     head = (inputs[0].to(memory_format=layout), *inputs[1:])
     contenders: _Contenders = {OURS: lambda: ops.mask_logits(*head), THREE_LAYERS: lambda: _three_layers(*head)}
+    if options.reference(small=False):
+        compiled = torch.compile(_three_layers, dynamic=False)
+        contenders[COMPILED] = lambda: compiled(*head)
     work = case("mask_logits").work(Sample("", head))
     targets: dict[str, float] = {} if options.cuda else {THREE_LAYERS: 3}
+    columns = {} if options.cuda else memory_column(contenders[OURS])
     name = f"mask_logits 100 x 256 x 14^2 {'channels_last' if layout == torch.channels_last else 'NCHW'}"
-    return Workload("masks", name, contenders, close(1e-4, 1e-4), work, targets)
+    return Workload("masks", name, contenders, close(1e-4, 1e-4), work, targets, lambda output: columns)
 
 
 def _three_layers(

@@ -28,7 +28,8 @@ def workloads(options: Options) -> Iterator[Workload]:
         for channels_last in (False, True):
             yield _style_loss(options, [size], channels_last, target, f"{size[0]} x {size[1]}^2")
     yield _style_loss(options, list(TARGETS), False, None, "four layers")
-    yield _gram(options)
+    for channels_last in (False, True):
+        yield _gram(options, channels_last)
 
 
 class _OneProduct(torch.autograd.Function):
@@ -92,12 +93,23 @@ def _both_ways(loss: _Loss, features: list[Tensor], targets: list[Tensor]) -> Ca
     return both
 
 
-def _gram(options: Options) -> Workload:
-    features = data.feature_map(1, 64, 256, 256).to(options.device)
-    rows = features.flatten(2)
-    contenders: dict[str, Callable[[], Any]] = {
-        OURS: lambda: ops.gram_matrix(features),
-        BMM: lambda: torch.bmm(rows, rows.transpose(1, 2)) / rows[0].numel(),
-    }
+def _gram(options: Options, channels_last: bool) -> Workload:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    features = data.feature_map(1, 64, 256, 256).to(options.device).contiguous(memory_format=layout)
+    rivals: dict[str, Callable[[Tensor], Tensor]] = {OURS: ops.gram_matrix, BMM: _gram_by_bmm}
+    if options.reference(small=False):
+        rivals[COMPILED] = torch.compile(_gram_by_bmm, dynamic=False)
+    contenders = {label: _forward(op, features) for label, op in rivals.items()}
     work = case("gram_matrix").work(Sample("", (features,)))
-    return Workload("style", "gram_matrix 64 x 256^2", contenders, close(1e-4, 1e-6), work)
+    columns = {} if options.cuda else memory_column(contenders[OURS])
+    name = f"gram_matrix 64 x 256^2 {'channels_last' if channels_last else 'NCHW'}"
+    return Workload("style", name, contenders, close(1e-4, 1e-6), work, columns=lambda output: columns)
+
+
+def _gram_by_bmm(features: Tensor) -> Tensor:
+    rows = features.flatten(2)
+    return torch.bmm(rows, rows.transpose(1, 2)) / rows[0].numel()
+
+
+def _forward(op: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], Any]:
+    return lambda: op(features)

@@ -38,7 +38,8 @@ def workloads(options: Options) -> Iterator[Workload]:
             features, weight = shape.tensors(options.device)
             yield _forward(shape, layout, features.to(memory_format=memory_format), weight, target, options)
     features, weight = Shape("Mask R-CNN", 100, 256, 256, 2, 2, 14, 14).tensors(options.device)
-    yield _fused(features, weight)
+    for layout, memory_format in LAYOUTS.items():
+        yield _fused(layout, features.to(memory_format=memory_format), weight, options)
 
 
 def _forward(
@@ -68,10 +69,18 @@ def _shuffled(features: Tensor, weight: Tensor, stride: int) -> Tensor:
     return F.pixel_shuffle(columns.unflatten(2, features.shape[2:]), stride)
 
 
-def _fused(features: Tensor, weight: Tensor) -> Workload:
+def _fused(layout: str, features: Tensor, weight: Tensor, options: Options) -> Workload:
     bias = torch.linspace(-1, 1, weight.shape[1], device=weight.device)
+
+    def torchs() -> Tensor:
+        return F.conv_transpose2d(features, weight, bias, 2).relu_()
+
     contenders: dict[str, Callable[[], Any]] = {
         OURS: lambda: ops.conv_transpose2d(features, weight, bias, 2, activation="relu"),
-        TORCH: lambda: F.conv_transpose2d(features, weight, bias, 2).relu_(),
+        TORCH: torchs,
     }
-    return Workload("upsample", "conv_transpose2d + bias + ReLU, Mask R-CNN, NCHW", contenders, close(1e-3, 1e-3))
+    if not options.quick:
+        contenders[COMPILED] = torch.compile(torchs, dynamic=False)
+    columns = {} if options.cuda else memory_column(contenders[OURS])
+    name = f"conv_transpose2d + bias + ReLU, Mask R-CNN, {layout}"
+    return Workload("upsample", name, contenders, close(1e-3, 1e-3), columns=lambda output: columns)

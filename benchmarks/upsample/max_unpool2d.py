@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.memory import memory_column
 from benchmarks.workload import OURS, REFERENCE, Options, Workload, case, close
 from fastvision import ops, reference
 from fastvision.testing import Sample, data
 from fastvision.testing.cases.upsample.max_unpool2d import pooled
 
 TORCH = "torch"
+COMPILED = "torch compiled"  # "reference compiled" would be our own scatter
 UNPOOLED = ((64, 224), (128, 112), (512, 28))  # channels and side of the output (Noh et al. 2015, table 2)
 
 
@@ -34,6 +36,7 @@ def _unpool(features: Tensor, gradient: bool, options: Options) -> Workload:
     calls: dict[str, Callable[..., Tensor]] = {OURS: ops.max_unpool2d, TORCH: F.max_unpool2d}
     if options.reference(small=False):
         calls[REFERENCE] = reference.upsample.max_unpool2d
+        calls[COMPILED] = torch.compile(F.max_unpool2d, dynamic=False)
     contenders = {label: _both_ways(op, values, switches, grad) if gradient else _forward(op, values, switches)
                   for label, op in calls.items()}  # fmt: skip
     _, channels, side, _ = values.shape
@@ -41,7 +44,8 @@ def _unpool(features: Tensor, gradient: bool, options: Options) -> Workload:
     name = f"max_unpool2d {'forward+backward' if gradient else 'forward'} 1x{channels}x{side}^2 {layout}"
     work = None if gradient else case("max_unpool2d").work(Sample("", (values, switches, 2)))
     targets: dict[str, float] = {} if options.cuda or gradient else {TORCH: 2}
-    return Workload("upsample", name, contenders, close(0, 0), work, targets)
+    columns = {} if options.cuda else memory_column(contenders[OURS])
+    return Workload("upsample", name, contenders, close(0, 0), work, targets, lambda output: columns)
 
 
 def _forward(op: Callable[..., Tensor], values: Tensor, switches: Tensor) -> Callable[[], Any]:

@@ -63,18 +63,19 @@ inline void check_layers(const char* op, const std::vector<Tensor>& features, co
   }
 }
 
-// The differences [B, C, C] of all layers lie one after the other: where those of a layer begin, and what the sum of
-// the gradient of the loss and its own makes of the features. layers: those whose gradient is wanted.
+// The gradient of a layer's features: scale * grad * (difference + difference^T) features, grad being that of the loss.
 struct Flow {
-  int64_t first;
-  double scale;  // to features = scale * grad * (difference + difference^T) features
+  int64_t first;  // where the layer's differences [B, C, C] begin among those of all
+  double scale;
 };
 
+// layers: those whose gradient is wanted
 inline std::vector<Flow> check_flows(const char* op, const Tensor& grad, const Tensor& differences,
                                      const std::vector<Tensor>& features, const std::vector<double>& weights,
                                      const std::vector<int64_t>& divisors, const std::vector<int64_t>& layers) {
   FV_CHECK(!features.empty() && weights.size() == features.size() && divisors.size() == features.size(), op,
-           "expected as many weights as features, got ", features.size(), " features and ", weights.size(), " weights");
+           "expected as many weights and divisors as features, got ", features.size(), " features, ", weights.size(),
+           " weights and ", divisors.size(), " divisors");
   std::vector<Flow> flows;
   int64_t size = 0;
   for (size_t l = 0; l < features.size(); ++l) {

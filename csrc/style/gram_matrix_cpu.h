@@ -194,7 +194,8 @@ int64_t channels_of_tile(const Params& p) {
   return p.channels_last ? gemm::tile<T>().columns : gemm::tile<T>().rows;
 }
 
-// out[b] = symmetric[b] features[b], in the order of the features; symmetric: as pack_symmetric leaves it
+// out[b] = symmetric[b] features[b], in the order of the features; symmetric: as pack_symmetric leaves it, which alone
+// depends on the type of the gradient
 template <class T, class S>
 void multiply_panels(const Params& p, const T* symmetric, const S* features, S* out) {
   const gemm::Tile tile = gemm::tile<T>();

@@ -43,8 +43,8 @@ Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, int64_t 
   Tensor out;
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using G = typename decltype(t)::type;
-    const Gradient<G> above{grad.const_data_ptr<G>(), {grad.stride(0), 0, grad.stride(1), grad.stride(2)}};
-    out = to_features(kOp, p, above, f, scale_of(divisor));
+    const Gradient<G> gradient{grad.const_data_ptr<G>(), {grad.stride(0), 0, grad.stride(1), grad.stride(2)}};
+    out = to_features(kOp, p, gradient, f, scale_of(divisor));
   });
   return out;
 }

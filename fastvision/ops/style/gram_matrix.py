@@ -149,8 +149,9 @@ def _gram_double_backward(ctx: Any, above: Tensor) -> Any:
 def _symmetric_product(a: Tensor, b: Tensor, divisor: int) -> Tensor:
     """[B, C, H, W] twice -> (a b^T + b a^T) / divisor [B, C, C], in float32 at least."""
     wide = torch.promote_types(b.dtype, torch.float32)  # before the sum over pixels is divided
-    product = torch.bmm(a.flatten(2).to(wide), b.flatten(2).transpose(1, 2).to(wide)) / divisor
-    return product + product.transpose(1, 2)
+    rows = (*b.shape[:2], b.shape[2] * b.shape[3])  # not flatten: torch has no rule to batch it
+    product = torch.bmm(a.reshape(rows).to(wide), b.reshape(rows).transpose(1, 2).to(wide))
+    return (product + product.transpose(1, 2)) / max(divisor, 1)
 
 
 def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -175,6 +176,8 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
             to_features[layer] = gradient
     if not together or any(wanted_of_targets):
         for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
+            if not wanted_of_targets[layer] and (together or not wanted[layer]):
+                continue
             flowing = None if grad is None else differences[part] * (grad * factor)
             if to_differences is not None:
                 flowing = to_differences[part] if flowing is None else to_differences[part] + flowing
@@ -207,19 +210,21 @@ def _save_style_loss_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Te
 def _style_loss_double_backward(ctx: Any, above: Sequence[Tensor | None]) -> Any:
     """Of each layer, out = factor grad (difference + difference^T) feature / divisor: linear in each of the three."""
     grad, differences, *features = ctx.saved_tensors
-    to_grad, to_differences = torch.zeros_like(grad), torch.zeros_like(differences)
+    to_grad = torch.zeros_like(grad)
+    to_differences: list[Tensor] = []
     to_features: list[Tensor | None] = [None] * len(features)
-    layers = list(_layers(features, ctx.weights))
-    for layer, gradient in zip(ctx.layers, above, strict=True):
+    above_of = dict(zip(ctx.layers, above, strict=True))
+    for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
+        gradient = above_of.get(layer)
         if gradient is None:
+            to_differences.append(torch.zeros_like(differences[part]))
             continue
-        feature, part, factor = layers[layer]
-        product = _symmetric_product(gradient, feature, ctx.divisors[layer]).to(grad.dtype).flatten() * factor
+        product = _symmetric_product(gradient, feature, ctx.divisors[layer]).to(grad.dtype).reshape(-1) * factor
         to_grad = to_grad + (differences[part] * product).sum()
-        to_differences = torch.cat([to_differences[: part.start], grad * product, to_differences[part.stop :]])
+        to_differences.append(grad * product)
         flowing = (differences[part] * (grad * factor)).view(len(feature), feature.shape[1], feature.shape[1])
         to_features[layer] = call("gram_matrix_backward", flowing, gradient, ctx.divisors[layer])
-    return to_grad, to_differences, to_features, None, None, None
+    return to_grad, torch.cat(to_differences), to_features, None, None, None
 
 
 register_autograd("gram_matrix", _gram_backward, _save_gram)

@@ -72,7 +72,7 @@ def _double_backward(ctx: Any, v: Tensor) -> Any:
     """The backward is grad times a map L of the image; for l2 it is linear and symmetric, for l1 locally constant."""
     grad, images = ctx.saved_tensors
     slopes = call("total_variation_loss_backward", torch.ones_like(grad), images, ctx.norm)
-    to_grad = (v.to(grad.dtype) * slopes).flatten(1).sum(1)
+    to_grad = (v.to(grad.dtype) * slopes).sum((1, 2, 3))
     return to_grad, call("total_variation_loss_backward", grad, v, ctx.norm) if ctx.norm == "l2" else None, None
 
 
