@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import threading
+from typing import Literal
 
 import pytest
 import torch
@@ -28,12 +29,19 @@ def large(side: int = 256, channels: int = 64) -> Tensor:
     return output
 
 
-def mapped(address: int) -> bool:
+def mapped(address: int, within: int = 16 << 20) -> bool:
     """Whether this process has a large block from there on: what the kernel says, whatever else is resident."""
-    address += 16 << 20  # well within, where nothing small is put when the block is gone
+    address += within  # where nothing small is put when the block is gone
     with open("/proc/self/maps") as maps:
         ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps]
     return any(begin <= address < end for begin, end in ranges)
+
+
+def memory(which: Literal["size", "resident"]) -> int:
+    """Bytes of this process, mapped or in memory."""
+    with open("/proc/self/statm") as numbers:
+        pages = numbers.read().split()[["size", "resident"].index(which)]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_outputs_alive_share_nothing() -> None:
@@ -54,6 +62,28 @@ def test_memory_is_used_again_and_given_back() -> None:
     assert large().data_ptr() == address
     fastvision.empty_cache()
     assert not mapped(address)
+
+
+@pytest.mark.parametrize("height", [80, 120, 160])
+def test_outputs_of_some_megabytes_too(height: int) -> None:
+    x = torch.rand(1, 64, height, 200)  # 4, 6 and 8 MB
+    fastvision.empty_cache()
+    address = ops.instance_norm(x).data_ptr()
+    other = torch.empty_like(x)  # which takes what the C library has
+    assert ops.instance_norm(x).data_ptr() == address != other.data_ptr()
+    assert mapped(address, 1 << 20)
+    fastvision.empty_cache()
+    assert not mapped(address, 1 << 20)
+
+
+def test_kept_outputs_take_little_more_than_they_have() -> None:
+    x = torch.rand(1, 64, 82, 101)  # 2.1 MB: a little more than a huge page
+    ops.instance_norm(x)
+    fastvision.empty_cache()
+    before = memory("resident")
+    kept = [ops.instance_norm(x) for _ in range(20)]
+    grown, bytes_ = memory("resident") - before, sum(t.nbytes for t in kept)
+    assert bytes_ * 0.9 < grown < bytes_ * 1.3
 
 
 def test_small_outputs_hold_no_large_blocks() -> None:
@@ -88,15 +118,11 @@ def test_little_is_kept() -> None:
 
 
 def test_scratch_memory_is_kept_and_given_back() -> None:
-    def pages() -> int:
-        with open("/proc/self/statm") as numbers:
-            return int(numbers.read().split()[0])
-
     features = torch.rand(1, 512, 64, 64)
     ops.gram_matrix(features)  # sums of eight chunks, of half a matrix of 1 MB each
-    kept = pages()
+    kept = memory("size")
     fastvision.empty_cache()
-    assert (kept - pages()) * os.sysconf("SC_PAGE_SIZE") >= 2 << 20
+    assert kept - memory("size") >= 2 << 20
 
 
 def test_an_output_outlives_the_others() -> None:

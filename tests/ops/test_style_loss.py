@@ -8,6 +8,7 @@ import pytest
 import torch
 from style_checks import divisor, product
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from fastvision import _library, ops
 from fastvision.testing import data
@@ -72,6 +73,20 @@ def test_layers_of_several_dtypes(device: torch.device) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float16, torch.float64), (torch.float16, torch.bfloat16)], ids=str)
+def test_gradients_of_layers_of_several_dtypes(dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
+    features, targets = layers(device, 6, 11)
+    leaves = [f.to(dtype).requires_grad_() for f, dtype in zip(features, dtypes, strict=True)]
+    actual, expected = (
+        torch.autograd.grad(op(leaves, targets, [3.0, 0.5], normalize="hw"), leaves)
+        for op in (ops.style_loss, ops.style_loss.reference)
+    )
+    for a, e, dtype in zip(actual, expected, dtypes, strict=True):
+        tolerance = 1e-12 if dtype == torch.float64 else torch.finfo(dtype).eps
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, e, rtol=tolerance, atol=tolerance * e.abs().max().item())
+
+
 def test_a_quarter_of_it_is_gatys(device: torch.device) -> None:
     """Gatys et al. 2016, eq. 4: E_l = 1 / (4 N_l^2 M_l^2) sum_ij (G_ij - A_ij)^2, N_l channels of M_l pixels, eq. 3:
     G_ij = sum_k F_ik F_jk; eq. 5: L = sum_l w_l E_l."""
@@ -113,6 +128,19 @@ def test_second_derivative_of_the_loss(device: torch.device) -> None:
         return ops.style_loss(tensors[:2], tensors[2:], [0.5, 2.0], normalize="hw")
 
     assert torch.autograd.gradcheck(loss, leaves) and torch.autograd.gradgradcheck(loss, leaves)
+
+
+def test_second_derivative_of_a_layer_without_pixels(device: torch.device) -> None:
+    features, targets = layers(device, 3, 3, dtype=torch.float64)
+    leaves = [features[0].requires_grad_(), features[1][:, :, :0].detach().requires_grad_()]
+    targets = [t.detach().requires_grad_() for t in targets]
+    results = []
+    for op in (ops.style_loss, ops.style_loss.reference):
+        first = torch.autograd.grad(op(leaves, targets, [0.5, 2.0]), leaves, create_graph=True)
+        results.append(torch.autograd.grad(sum(f.square().sum() for f in first), (*leaves, *targets)))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+    assert results[0][2].any() and not results[0][3].any()
 
 
 def test_compiled_with_its_gradient(device: torch.device) -> None:
@@ -171,3 +199,34 @@ def test_bad_layers(device: torch.device) -> None:
         ops.style_loss([good.int()], [target])
     with pytest.raises(ValueError, match=r"style_loss: expected features of shape \[B, C, H, W\]"):
         ops.style_loss([good[0]], [target])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": [0, 2]}, r"expected layers in \[0, 2\), got 2"),
+        ({"layers": [-1]}, r"expected layers in \[0, 2\), got -1"),
+        ({"differences": torch.zeros(33)}, r"expected differences of shape \[34\], got \[33\]"),
+        ({"differences": torch.zeros(2, 17)}, r"expected differences of shape \[34\], got \[2, 17\]"),
+        ({"grad": torch.ones((), dtype=torch.float64)}, "expected grad and differences of one dtype"),
+        ({"grad": torch.ones(2)}, "expected .* a number for grad"),
+        ({"grad": torch.ones(()).half(), "differences": torch.zeros(34).half()}, "expected .* float32 or float64"),
+        ({"weights": [1.0]}, "as many weights and divisors as features, got 2 features, 1 weights and 2 divisors"),
+        ({"divisors": [1, 2, 3]}, "as many weights and divisors as features, got 2 features, 2 weights and 3 divisors"),
+        ({"features": [], "weights": [], "divisors": []}, "as many weights and divisors as features, got 0 features"),
+        ({"features": [torch.zeros(2, 3, 4), torch.zeros(1, 4, 2, 2)]}, r"expected features of shape \[B, C, H, W\]"),
+    ],
+)
+def test_what_the_gradient_is_not_made_of(change: dict[str, Any], message: str, device: torch.device) -> None:
+    call: dict[str, Any] = {
+        "grad": torch.ones(()),
+        "differences": torch.zeros(34),  # 2 x 3 x 3 + 4 x 4
+        "features": [torch.zeros(2, 3, 4, 5), torch.zeros(1, 4, 2, 2)],
+        "weights": [1.0, 2.0],
+        "divisors": [60, 16],
+        "layers": [0, 1],
+    }
+    backward, moved = torch.ops.fastvision.style_loss_backward, tree_map_only(Tensor, lambda t: t.to(device), call)
+    assert [g.shape for g in backward(**moved)] == [f.shape for f in call["features"]]
+    with pytest.raises(ValueError, match=f"style_loss_backward: .*{message}"):
+        backward(**{**moved, **tree_map_only(Tensor, lambda t: t.to(device), change)})
