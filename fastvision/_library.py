@@ -58,7 +58,7 @@ def empty_cache() -> None:
 
     Up to 256 MB of it is kept for the next ones, because fresh pages cost more than most of what is written to them.
     On Linux the system takes all but 32 MB back by itself when memory is short; elsewhere nothing is kept. An output in
-    such memory, of 2 MB or more, cannot be resized in place.
+    such memory, of 1 MB or more, cannot be resized in place.
     """
     if MODULE is not None:
         MODULE.empty_cache()

@@ -18,6 +18,7 @@
 namespace fastvision {
 
 constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kLarge = kHugePage / 2;  // from here on memory is kept
 
 // For memory that is written once, front to back, and is large: a fresh 100 MB tensor costs 25 000 page faults, about
 // 20 ms, more than filling it; with pages of 2 MiB it costs 50. Where transparent huge pages are "always" or "never",

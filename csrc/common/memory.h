@@ -43,7 +43,7 @@ class Buffer {
 
   static Pointer allocate(size_t bytes) {
     constexpr size_t kLine = 64;
-    const Block block = bytes < kHugePage ? Block{} : used_or_fresh_block(bytes);
+    const Block block = bytes < kLarge ? Block{} : used_or_fresh_block(bytes);
     if (block.data) return {static_cast<T*>(block.data), Free{block.bytes}};
     void* const data = std::aligned_alloc(kLine, (bytes + kLine - 1) / kLine * kLine);
     if (!data) throw std::bad_alloc();

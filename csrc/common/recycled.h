@@ -21,7 +21,7 @@ inline torch::stable::Tensor tensor_in(const Block& block, torch::headeronly::In
 // other ops came with a hundred page faults each, a sixth of what writing them takes.
 inline void reuse_memory(torch::stable::Tensor& t) {
   const size_t bytes = size_t(t.numel()) * size_t(t.element_size());
-  if (bytes >= kHugePage && bytes <= FreeBlocks::kMost) {
+  if (bytes >= kLarge && bytes <= FreeBlocks::kMost) {
     if (const Block block = used_or_fresh_block(bytes); block.data) {
       t = tensor_in(block, t.sizes(), t.strides(), t.device(), t.scalar_type());
       return;
