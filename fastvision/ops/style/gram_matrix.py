@@ -174,21 +174,21 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
         found = call("style_loss_backward", grad, differences, features, ctx.weights, ctx.divisors, layers)
         for layer, gradient in zip(layers, found, strict=True):
             to_features[layer] = gradient
-    if not together or any(wanted_of_targets):
-        for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
-            if not wanted_of_targets[layer] and (together or not wanted[layer]):
-                continue
-            flowing = None if grad is None else differences[part] * (grad * factor)
-            if to_differences is not None:
-                flowing = to_differences[part] if flowing is None else to_differences[part] + flowing
-            if flowing is None:
-                continue
-            flowing = flowing.view(len(feature), feature.shape[1], feature.shape[1])
-            if wanted[layer] and not together:
-                to_features[layer] = call("gram_matrix_backward", flowing, feature, ctx.divisors[layer])
-            if wanted_of_targets[layer]:
-                dims, dtype = ctx.targets[layer]
-                to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
+    for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
+        alone = wanted[layer] and not together
+        if not alone and not wanted_of_targets[layer]:
+            continue
+        parts = [] if to_differences is None else [to_differences[part]]
+        if grad is not None:
+            parts.append(differences[part] * (grad * factor))
+        if not parts:
+            continue
+        flowing = sum(parts[1:], parts[0]).view(len(feature), feature.shape[1], feature.shape[1])
+        if alone:
+            to_features[layer] = call("gram_matrix_backward", flowing, feature, ctx.divisors[layer])
+        if wanted_of_targets[layer]:
+            dims, dtype = ctx.targets[layer]
+            to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
     return to_features, to_targets, None, None
 
 
