@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import memory_column
+from benchmarks.memory import memory_columns
 from benchmarks.workload import (
     OURS,
     REFERENCE,
@@ -143,9 +143,9 @@ def _head(layout: torch.memory_format, options: Options) -> Workload:
         contenders[COMPILED] = lambda: compiled(*head)
     work = case("mask_logits").work(Sample("", head))
     targets: dict[str, float] = {} if options.cuda else {THREE_LAYERS: 3}
-    columns = {} if options.cuda else memory_column(contenders[OURS])
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
     name = f"mask_logits 100 x 256 x 14^2 {'channels_last' if layout == torch.channels_last else 'NCHW'}"
-    return Workload("masks", name, contenders, close(1e-4, 1e-4), work, targets, lambda output: columns)
+    return Workload("masks", name, contenders, close(1e-4, 1e-4), work, targets, columns)
 
 
 def _three_layers(

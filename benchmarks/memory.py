@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,11 @@ def extra_memory_mb(call: Callable[[], Any]) -> float | None:
     return max(0.0, (peak - before) * 1024 - size) / 1e6
 
 
-def memory_column(call: Callable[[], Any]) -> dict[str, int | str]:
-    """For :attr:`benchmarks.workload.Workload.columns`."""
-    extra = extra_memory_mb(call)
-    return {} if extra is None else {"extra MB": f"{extra:.1f}"}
+def memory_columns(call: Callable[[], Any], *, cuda: bool) -> Callable[[Any], Mapping[str, int | str]]:
+    """For :attr:`benchmarks.workload.Workload.columns`; of the host's memory, so nothing for calls on a GPU."""
+    extra = None if cuda else extra_memory_mb(call)
+    columns: dict[str, int | str] = {} if extra is None else {"extra MB": f"{extra:.1f}"}
+    return lambda output: columns
 
 
 def _status_kb(status: Path, key: str) -> int:

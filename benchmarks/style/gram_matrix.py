@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.memory import memory_column
+from benchmarks.memory import memory_columns
 from benchmarks.workload import COMPILED, OURS, REFERENCE, Options, Workload, case, close
 from fastvision import ops, reference
 from fastvision.testing import Sample, Work, data
@@ -51,8 +51,7 @@ class _OneProduct(torch.autograd.Function):
 def _by_bmm(features: list[Tensor], targets: list[Tensor]) -> Tensor:
     loss = features[0].new_zeros(())
     for feature, target in zip(features, targets, strict=True):
-        rows = feature.flatten(2)
-        loss = loss + (torch.bmm(rows, rows.transpose(1, 2)) / rows[0].numel() - target).square().sum() / len(rows)
+        loss = loss + (_gram_by_bmm(feature) - target).square().sum() / len(feature)
     return loss
 
 
@@ -79,8 +78,8 @@ def _style_loss(
     work = Work(3 * work.bytes, 3 * work.flops)  # read twice, the gradient written; one full product more
     goal = {} if options.cuda or target is None else {BMM: target}
     label = f"style_loss forward and backward, {name} {'channels_last' if channels_last else 'NCHW'}"
-    columns = {} if options.cuda else memory_column(contenders[OURS])
-    return Workload("style", label, contenders, close(1e-3, 1e-6), work, goal, lambda output: columns)
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
+    return Workload("style", label, contenders, close(1e-3, 1e-6), work, goal, columns)
 
 
 def _both_ways(loss: _Loss, features: list[Tensor], targets: list[Tensor]) -> Callable[[], Any]:
@@ -101,9 +100,9 @@ def _gram(options: Options, channels_last: bool) -> Workload:
         rivals[COMPILED] = torch.compile(_gram_by_bmm, dynamic=False)
     contenders = {label: _forward(op, features) for label, op in rivals.items()}
     work = case("gram_matrix").work(Sample("", (features,)))
-    columns = {} if options.cuda else memory_column(contenders[OURS])
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
     name = f"gram_matrix 64 x 256^2 {'channels_last' if channels_last else 'NCHW'}"
-    return Workload("style", name, contenders, close(1e-4, 1e-6), work, columns=lambda output: columns)
+    return Workload("style", name, contenders, close(1e-4, 1e-6), work, columns=columns)
 
 
 def _gram_by_bmm(features: Tensor) -> Tensor:

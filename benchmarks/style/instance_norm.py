@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import memory_column
+from benchmarks.memory import memory_columns
 from benchmarks.workload import COMPILED, OURS, REFERENCE, Options, Workload, case, close
 from fastvision import ops, reference
 from fastvision.testing import Sample, Work, data
@@ -54,8 +54,8 @@ def _instance_norm(options: Options, shape: tuple[int, ...], channels_last: bool
         work = Work(work.bytes * 5 // 2, work.flops * 3)
     targets: dict[str, float] = {} if options.cuda else {TORCH: 2.5}
     contenders = {label: _call(op, tensors, backward=backward) for label, op in rivals.items()}
-    columns = {} if options.cuda else memory_column(contenders[OURS])
-    return Workload("style", name, contenders, close(1e-4, 1e-3), work, targets, lambda output: columns)
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
+    return Workload("style", name, contenders, close(1e-4, 1e-3), work, targets, columns)
 
 
 def _call(op: _Op, tensors: list[Tensor], *, backward: bool) -> Callable[[], Any]:
@@ -93,5 +93,5 @@ def _total_variation(options: Options) -> Workload:
     work = Work(3 * work.bytes, 2 * work.flops)  # read twice, the gradient written
     contenders = {label: call(op) for label, op in rivals.items()}
     name = "total_variation_loss forward and backward, 1x3x512x512"
-    columns = {} if options.cuda else memory_column(contenders[OURS])
-    return Workload("style", name, contenders, close(1e-4, 1e-4), work, columns=lambda output: columns)
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
+    return Workload("style", name, contenders, close(1e-4, 1e-4), work, columns=columns)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import memory_column
+from benchmarks.memory import memory_columns
 from benchmarks.upsample.shapes import LAYOUTS, Shape
 from benchmarks.workload import OURS, Options, Workload, case, close
 from fastvision import ops
@@ -59,8 +59,8 @@ def _forward(
     work = case("conv_transpose2d").work(Sample("", (features, weight, None, *rest)))
     goal = {} if options.cuda or target is None else {TORCH: target}
     name = f"conv_transpose2d {shape.name} {layout}"
-    columns = {} if options.cuda else memory_column(contenders[OURS])
-    return Workload("upsample", name, contenders, close(1e-3, 1e-3), work, goal, lambda output: columns)
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
+    return Workload("upsample", name, contenders, close(1e-3, 1e-3), work, goal, columns)
 
 
 def _shuffled(features: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -81,6 +81,6 @@ def _fused(layout: str, features: Tensor, weight: Tensor, options: Options) -> W
     }
     if not options.quick:
         contenders[COMPILED] = torch.compile(torchs, dynamic=False)
-    columns = {} if options.cuda else memory_column(contenders[OURS])
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
     name = f"conv_transpose2d + bias + ReLU, Mask R-CNN, {layout}"
-    return Workload("upsample", name, contenders, close(1e-3, 1e-3), columns=lambda output: columns)
+    return Workload("upsample", name, contenders, close(1e-3, 1e-3), columns=columns)

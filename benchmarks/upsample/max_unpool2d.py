@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import memory_column
+from benchmarks.memory import memory_columns
 from benchmarks.workload import OURS, REFERENCE, Options, Workload, case, close
 from fastvision import ops, reference
 from fastvision.testing import Sample, data
@@ -44,8 +44,8 @@ def _unpool(features: Tensor, gradient: bool, options: Options) -> Workload:
     name = f"max_unpool2d {'forward+backward' if gradient else 'forward'} 1x{channels}x{side}^2 {layout}"
     work = None if gradient else case("max_unpool2d").work(Sample("", (values, switches, 2)))
     targets: dict[str, float] = {} if options.cuda or gradient else {TORCH: 2}
-    columns = {} if options.cuda else memory_column(contenders[OURS])
-    return Workload("upsample", name, contenders, close(0, 0), work, targets, lambda output: columns)
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
+    return Workload("upsample", name, contenders, close(0, 0), work, targets, columns)
 
 
 def _forward(op: Callable[..., Tensor], values: Tensor, switches: Tensor) -> Callable[[], Any]:
