@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/dispatch.h"
 #include "common/layout.h"
 
 namespace fastvision::gram_matrix {
@@ -95,6 +96,29 @@ inline std::vector<Flow> check_flows(const char* op, const Tensor& grad, const T
   check_same_device(op, "grad", grad, "features", features[0]);
   check_same_device(op, "differences", differences, "features", features[0]);
   return flows;
+}
+
+// style_loss_backward: to_features(op, p, feature, difference, grad, scale) for each of `layers`, with pointers to the
+// layer's differences and to the gradient of the loss where they lie.
+template <class ToFeatures>
+std::vector<Tensor> gradients_of_layers(const Tensor& grad, const Tensor& differences,
+                                        const std::vector<Tensor>& features, const std::vector<double>& weights,
+                                        const std::vector<int64_t>& divisors, const std::vector<int64_t>& layers,
+                                        const ToFeatures& to_features) {
+  constexpr const char* kOp = "style_loss_backward";
+  const std::vector<Flow> flows = check_flows(kOp, grad, differences, features, weights, divisors, layers);
+  const Tensor flat = contiguous_as(differences, differences.scalar_type());
+  std::vector<Tensor> out;
+  dispatch_geometry(differences.scalar_type(), [&](auto t) {
+    using G = typename decltype(t)::type;
+    for (const int64_t l : layers) {
+      const Tensor f = dense(features[size_t(l)]);
+      const Flow& flow = flows[size_t(l)];
+      out.push_back(to_features(kOp, make_params(kOp, f), f, flat.const_data_ptr<G>() + flow.first,
+                                grad.const_data_ptr<G>(), flow.scale));
+    }
+  });
+  return out;
 }
 
 // float64 if any layer is.

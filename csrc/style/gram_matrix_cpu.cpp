@@ -129,21 +129,9 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
 std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differences, std::vector<Tensor> features,
                                         std::vector<double> weights, std::vector<int64_t> divisors,
                                         std::vector<int64_t> layers) {
-  constexpr const char* kOp = "style_loss_backward";
-  const std::vector<Flow> flows = check_flows(kOp, grad, differences, features, weights, divisors, layers);
-  const Tensor flat = contiguous_as(differences, differences.scalar_type());
-  std::vector<Tensor> out;
-  dispatch_geometry(differences.scalar_type(), [&](auto t) {
-    using G = typename decltype(t)::type;
-    const double above = double(*grad.const_data_ptr<G>());
-    for (const int64_t l : layers) {
-      const Tensor f = dense(features[size_t(l)]);
-      const Flow& flow = flows[size_t(l)];
-      out.push_back(
-          to_features(kOp, make_params(kOp, f), flat.const_data_ptr<G>() + flow.first, f, above * flow.scale));
-    }
-  });
-  return out;
+  const auto layer = [](const char* op, const Params& p, const Tensor& f, const auto* difference, const auto* above,
+                        double scale) { return to_features(op, p, difference, f, double(*above) * scale); };
+  return gradients_of_layers(grad, differences, features, weights, divisors, layers, layer);
 }
 
 }  // namespace

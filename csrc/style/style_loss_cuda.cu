@@ -127,22 +127,13 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
 std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differences, std::vector<Tensor> features,
                                         std::vector<double> weights, std::vector<int64_t> divisors,
                                         std::vector<int64_t> layers) {
-  constexpr const char* kOp = "style_loss_backward";
-  const std::vector<Flow> flows = check_flows(kOp, grad, differences, features, weights, divisors, layers);
-  const Tensor flat = contiguous_as(differences, differences.scalar_type());
-  std::vector<Tensor> out;
-  dispatch_geometry(differences.scalar_type(), [&](auto t) {
-    using G = typename decltype(t)::type;
-    for (const int64_t l : layers) {
-      const Tensor f = dense(features[size_t(l)]);
-      const Params p = make_params(kOp, f);
-      const Flow& flow = flows[size_t(l)];
-      const Gradient<G> gradient{
-          flat.const_data_ptr<G>() + flow.first, {p.channels * p.channels, 0, p.channels, 1}, grad.const_data_ptr<G>()};
-      out.push_back(to_features(kOp, p, gradient, f, flow.scale));
-    }
-  });
-  return out;
+  const auto layer = [](const char* op, const Params& p, const Tensor& f, const auto* difference, const auto* above,
+                        double scale) {
+    using G = std::remove_cv_t<std::remove_pointer_t<decltype(above)>>;
+    const Strides step{p.channels * p.channels, 0, p.channels, 1};
+    return to_features(op, p, Gradient<G>{difference, step, above}, f, scale);
+  };
+  return gradients_of_layers(grad, differences, features, weights, divisors, layers, layer);
 }
 
 }  // namespace
