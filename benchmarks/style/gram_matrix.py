@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.graphs import graphed
 from benchmarks.memory import memory_columns
 from benchmarks.workload import COMPILED, OURS, REFERENCE, Options, Workload, case, close
 from fastvision import ops, reference
@@ -19,6 +20,9 @@ ONE_PRODUCT = "torch.bmm, one product back"
 # (channels, side): how many times torch.bmm's speed
 TARGETS = {(64, 256): 4.0, (128, 128): 2.5, (256, 64): 2.0, (512, 32): 2.0}
 
+# channels and sides of VGG's first ReLU of each stage on a 256 x 256 image (Gatys et al. 2016, section 2)
+FIVE_LAYERS = [(64, 256), (128, 128), (256, 64), (512, 32), (512, 16)]
+
 _Loss = Callable[[list[Tensor], list[Tensor]], Tensor]
 
 
@@ -27,7 +31,9 @@ def workloads(options: Options) -> Iterator[Workload]:
     for size, target in TARGETS.items():
         for channels_last in (False, True):
             yield _style_loss(options, [size], channels_last, target, f"{size[0]} x {size[1]}^2")
-    yield _style_loss(options, list(TARGETS), False, None, "four layers")
+    yield _style_loss(options, FIVE_LAYERS, False, None, "five layers")
+    if options.cuda:
+        yield _graphed_style_loss(options)
     for channels_last in (False, True):
         yield _gram(options, channels_last)
 
@@ -64,11 +70,7 @@ def _style_loss(
     options: Options, sizes: list[tuple[int, int]], channels_last: bool, target: float | None, name: str
 ) -> Workload:
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    # about as correlated as a network's: a Gram matrix of noise alone is nearly diagonal
-    features = [
-        data.feature_map(1, c, s, s).relu().to(options.device).contiguous(memory_format=layout) for c, s in sizes
-    ]
-    targets = [ops.gram_matrix(f.flip(3).roll(1, 1)) for f in features]
+    features, targets = _layers(options, sizes, layout)
     rivals: dict[str, _Loss] = {OURS: ops.style_loss, BMM: _by_bmm, ONE_PRODUCT: _by_one_product}
     if options.reference(small=False):
         rivals[REFERENCE] = reference.style.style_loss
@@ -76,10 +78,34 @@ def _style_loss(
     contenders = {label: _both_ways(loss, features, targets) for label, loss in rivals.items()}
     work = case("style_loss").work(Sample("", (features, targets)))
     work = Work(3 * work.bytes, 3 * work.flops)  # read twice, the gradient written; one full product more
-    goal = {} if options.cuda or target is None else {BMM: target}
+    goal = {} if target is None or options.cuda else {BMM: target}
+    if options.cuda and sizes == FIVE_LAYERS:
+        goal = {BMM: 8.0}
     label = f"style_loss forward and backward, {name} {'channels_last' if channels_last else 'NCHW'}"
     columns = memory_columns(contenders[OURS], cuda=options.cuda)
     return Workload("style", label, contenders, close(1e-3, 1e-6), work, goal, columns)
+
+
+def _layers(
+    options: Options, sizes: list[tuple[int, int]], layout: torch.memory_format
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Feature maps of one image, and the Gram matrices of others."""
+    # about as correlated as a network's: a Gram matrix of noise alone is nearly diagonal
+    features = [
+        data.feature_map(1, c, s, s).relu().to(options.device).contiguous(memory_format=layout) for c, s in sizes
+    ]
+    return features, [ops.gram_matrix(f.flip(3).roll(1, 1)) for f in features]
+
+
+def _graphed_style_loss(options: Options) -> Workload:
+    """Five layers, every contender recorded in a CUDA graph: the device's time alone."""
+    features, targets = _layers(options, FIVE_LAYERS, torch.contiguous_format)
+    losses: dict[str, _Loss] = {OURS: ops.style_loss, BMM: _by_bmm}
+    if not options.quick:
+        losses[COMPILED] = torch.compile(_by_bmm, dynamic=False)
+    contenders = {label: graphed(_both_ways(loss, features, targets)) for label, loss in losses.items()}
+    name = "style_loss forward and backward, five layers NCHW, CUDA graphs"
+    return Workload("style", name, contenders, close(1e-3, 1e-6), targets={COMPILED: 2.0})
 
 
 def _both_ways(loss: _Loss, features: list[Tensor], targets: list[Tensor]) -> Callable[[], Any]:

@@ -54,7 +54,16 @@ _GROUPS = [
     biased=st.booleans(),
 )
 def test_equals_torch(
-    groups: Any, size: Any, taps: Any, stride: Any, dilation: Any, padding: Any, extra: Any, layout: str, biased: bool
+    groups: Any,
+    size: Any,
+    taps: Any,
+    stride: Any,
+    dilation: Any,
+    padding: Any,
+    extra: Any,
+    layout: str,
+    biased: bool,
+    device: torch.device,
 ) -> None:
     count, inputs, outputs = groups
     batch, height, width = size
@@ -66,13 +75,14 @@ def test_equals_torch(
     if min(sides) < 0:
         padding = (0, 0)
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, count * inputs, height, width, generator=g, dtype=torch.float64)
+    x = torch.randn(batch, count * inputs, height, width, generator=g, dtype=torch.float64).to(device)
     if layout == "channels_last":
         x = x.to(memory_format=torch.channels_last)
     elif layout == "strided":
-        x = torch.randn(batch, count * inputs, height, 2 * width, generator=g, dtype=torch.float64)[..., ::2]
-    weight = torch.randn(count * inputs, outputs, *taps, generator=g, dtype=torch.float64)
-    bias = torch.randn(count * outputs, generator=g, dtype=torch.float64) if biased else None
+        x = torch.randn(batch, count * inputs, height, 2 * width, generator=g, dtype=torch.float64)
+        x = x.to(device)[..., ::2]
+    weight = torch.randn(count * inputs, outputs, *taps, generator=g, dtype=torch.float64).to(device)
+    bias = torch.randn(count * outputs, generator=g, dtype=torch.float64).to(device) if biased else None
     rest = (stride, padding, extra, count, dilation)
     expected = F.leaky_relu(F.conv_transpose2d(x, weight, bias, *rest), 0.1)
     actual = kernel(x, weight, bias, *rest, slope=0.1)
@@ -85,14 +95,16 @@ def test_equals_torch(
 @pytest.mark.parametrize(("inputs", "outputs"), [(1, 17), (5, 3), (70, 40)])
 @pytest.mark.parametrize("size", [(3, 7, 9), (1, 20, 31), (2, 1, 48)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_windows_that_do_not_overlap(window: Any, inputs: int, outputs: int, size: Any, dtype: torch.dtype) -> None:
+def test_windows_that_do_not_overlap(
+    window: Any, inputs: int, outputs: int, size: Any, dtype: torch.dtype, device: torch.device
+) -> None:
     """channels_last with kernel = stride has a kernel of its own; also of a part of the channels of a map."""
     g = torch.Generator().manual_seed(1)
     images, height, width = size
     x = torch.randn(images, 2 * inputs, height, width, generator=g).to(memory_format=torch.channels_last)
-    x = x.to(dtype)[:, 1 : inputs + 1]
-    weight = torch.randn(inputs, outputs, *window, generator=g).to(dtype)
-    bias = torch.randn(outputs, generator=g).to(dtype)
+    x = x.to(device, dtype)[:, 1 : inputs + 1]
+    weight = torch.randn(inputs, outputs, *window, generator=g).to(device, dtype)
+    bias = torch.randn(outputs, generator=g).to(device, dtype)
     sums = F.conv_transpose2d(x.double(), weight.double(), None, window)
     dense = x.clone(memory_format=torch.channels_last)
     tolerance = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 8e-3}[dtype]
@@ -107,11 +119,12 @@ def test_windows_that_do_not_overlap(window: Any, inputs: int, outputs: int, siz
 @pytest.mark.parametrize("channels", [16, 21, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("slope", [1.0, 0.1])
-def test_vectors_of_channels(channels: int, dtype: torch.dtype, slope: float) -> None:
+def test_vectors_of_channels(channels: int, dtype: torch.dtype, slope: float, device: torch.device) -> None:
     """Depthwise layers of channels_last maps have a kernel of their own; also of a part of a map's channels."""
     g = torch.Generator().manual_seed(2)
-    x = torch.randn(2, channels + 1, 11, 17, generator=g).to(memory_format=torch.channels_last).to(dtype)[:, 1:]
-    weight, bias = torch.randn(channels, 1, 5, 4, generator=g).to(dtype), torch.randn(channels, generator=g).to(dtype)
+    x = torch.randn(2, channels + 1, 11, 17, generator=g).to(memory_format=torch.channels_last)
+    x = x.to(device, dtype)[:, 1:]
+    weight, bias = (torch.randn(size, generator=g).to(device, dtype) for size in ((channels, 1, 5, 4), (channels,)))
     rest = ((2, 3), (1, 2), (1, 0), channels, (1, 1))
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-9, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
     for part in (x, x.clone(memory_format=torch.channels_last)):
@@ -124,12 +137,12 @@ def test_vectors_of_channels(channels: int, dtype: torch.dtype, slope: float) ->
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("slope", [1.0, 0.1])
-def test_bands_of_rows(channels_last: bool, dtype: torch.dtype, slope: float) -> None:
+def test_bands_of_rows(channels_last: bool, dtype: torch.dtype, slope: float, device: torch.device) -> None:
     """Dense layers of 16 channels or more are summed up in bands of rows: several of them; also of a part of a map."""
     g = torch.Generator().manual_seed(3)
     x = torch.randn(3, 21, 70, 50, generator=g)
-    x = (x.to(memory_format=torch.channels_last) if channels_last else x).to(dtype)[:, 1:]
-    weight, bias = torch.randn(20, 24, 5, 4, generator=g).to(dtype), torch.randn(24, generator=g).to(dtype)
+    x = (x.to(memory_format=torch.channels_last) if channels_last else x).to(device, dtype)[:, 1:]
+    weight, bias = (torch.randn(size, generator=g).to(device, dtype) for size in ((20, 24, 5, 4), (24,)))
     rest = ((2, 3), (1, 2), (1, 0), 1, (1, 1))
     tolerance = {torch.float32: 1e-4, torch.float64: 1e-9, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
     for part in (x, x.flip(2).clone(memory_format=torch.preserve_format)):
@@ -140,20 +153,30 @@ def test_bands_of_rows(channels_last: bool, dtype: torch.dtype, slope: float) ->
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_rows_too_long_for_bands(channels_last: bool) -> None:
-    x = torch.randn(1, 16, 2, 70000)
+def test_rows_too_long_for_bands(channels_last: bool, device: torch.device) -> None:
+    x = torch.randn(1, 16, 2, 70000, device=device)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     rest = ((1, 2), (0, 0), (0, 0), 1, (1, 1))
-    weight = torch.randn(16, 16, 2, 2)
+    weight = torch.randn(16, 16, 2, 2, device=device)
     expected = F.conv_transpose2d(x, weight, None, *rest)
     torch.testing.assert_close(kernel(x, weight, None, *rest, slope=1.0), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_step_that_is_never_made(layout: torch.memory_format, device: torch.device) -> None:
+    """The stride of a single pixel, and the dilation of a single tap: any numbers."""
+    x = torch.randn(2, 3, 1, 5, device=device).to(memory_format=layout)
+    weight = torch.randn(3, 4, 3, 1, device=device)
+    rest = ((301, 2), (1, 1), (0, 0), 1, (1, 1 << 40))
+    expected = F.conv_transpose2d(x, weight, None, (1, 2), (1, 1))
+    torch.testing.assert_close(kernel(x, weight, None, *rest, slope=1.0), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("padding", [(1, 0), (0, 2), (1, 1), (0, 0)])
-def test_windows_that_are_shifted(padding: Any) -> None:
+def test_windows_that_are_shifted(padding: Any, device: torch.device) -> None:
     """Padding on one side and output_padding on the other leave the size that windows side by side have."""
-    x = torch.randn(1, 5, 9, 8).to(memory_format=torch.channels_last)
-    weight, extra = torch.randn(5, 3, 5, 5), (2 * padding[0], 2 * padding[1])
+    x = torch.randn(1, 5, 9, 8, device=device).to(memory_format=torch.channels_last)
+    weight, extra = torch.randn(5, 3, 5, 5, device=device), (2 * padding[0], 2 * padding[1])
     expected = F.conv_transpose2d(x, weight, None, 5, padding, extra)
     assert expected.shape[2:] == (45, 40)
     actual = kernel(x, weight, None, (5, 5), padding, extra, 1, (1, 1), slope=1.0)
@@ -163,10 +186,10 @@ def test_windows_that_are_shifted(padding: Any) -> None:
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_bits_do_not_depend_on_threads(groups: int, channels_last: bool) -> None:
-    x = torch.randn(2, 16, 30, 41)
+def test_bits_do_not_depend_on_threads(groups: int, channels_last: bool, device: torch.device) -> None:
+    x = torch.randn(2, 16, 30, 41, device=device)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
-    weight = torch.randn(16, 16 // groups, 4, 4)
+    weight = torch.randn(16, 16 // groups, 4, 4, device=device)
     threads = torch.get_num_threads()
     try:
         results = []
@@ -178,21 +201,22 @@ def test_bits_do_not_depend_on_threads(groups: int, channels_last: bool) -> None
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-def test_the_lectures_example() -> None:
+def test_the_lectures_example(device: torch.device) -> None:
     """Filter (x, y, z) on inputs a, b with stride 2: ax, ay, az + bx, by, bz."""
     a, b, x, y, z = 2.0, 3.0, 5.0, 7.0, 11.0
-    out = ops.conv_transpose1d(torch.tensor([[[a, b]]]), torch.tensor([[[x, y, z]]]), stride=2)
+    inputs, taps = torch.tensor([[[a, b]]], device=device), torch.tensor([[[x, y, z]]], device=device)
+    out = ops.conv_transpose1d(inputs, taps, stride=2)
     assert out.tolist() == [[[a * x, a * y, a * z + b * x, b * y, b * z]]]
 
 
-def test_unlearned_upsampling_of_two_by_two() -> None:
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+def test_unlearned_upsampling_of_two_by_two(device: torch.device) -> None:
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], device=device)
     assert ops.nearest_upsample(x, 2)[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
     assert ops.bed_of_nails_upsample(x, 2)[0, 0].tolist() == [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
 
 
-def test_nails_stay_where_they_are() -> None:
-    x = torch.full((1, 2, 2, 2), float("inf"))
+def test_nails_stay_where_they_are(device: torch.device) -> None:
+    x = torch.full((1, 2, 2, 2), float("inf"), device=device)
     assert torch.equal(ops.bed_of_nails_upsample(x, 3), ops.bed_of_nails_upsample.reference(x, 3))
 
 
@@ -224,14 +248,15 @@ def test_a_diagonal_layer_is_depthwise(device: torch.device) -> None:
     )
 
 
-def test_module_is_torchs() -> None:
-    plain, ours = nn.ConvTranspose2d(6, 4, 3, 2, 1, 1, 2), ops.ConvTranspose2d(6, 4, 3, 2, 1, 1, 2, activation="relu")
+def test_module_is_torchs(device: torch.device) -> None:
+    plain = nn.ConvTranspose2d(6, 4, 3, 2, 1, 1, 2, device=device)
+    ours = ops.ConvTranspose2d(6, 4, 3, 2, 1, 1, 2, activation="relu", device=device)
     ours.load_state_dict(plain.state_dict())
     assert list(ours.state_dict()) == list(plain.state_dict())
     assert isinstance(ours, nn.ConvTranspose2d)
     assert repr(ops.ConvTranspose2d(6, 4, 3, 2, 1, 1, 2)) == repr(plain)
     assert repr(ours) == repr(plain)[:-1] + ", activation='relu')"
-    x = torch.randn(2, 6, 5, 7)
+    x = torch.randn(2, 6, 5, 7, device=device)
     torch.testing.assert_close(ours(x), plain(x).relu())
     torch.testing.assert_close(ours(x, output_size=[9, 13]), plain(x, output_size=[9, 13]).relu())
     with pytest.raises(ValueError, match="zeros"):
@@ -265,10 +290,11 @@ def test_autocast_casts_as_torch_does(device: torch.device) -> None:
         ({"activation": "gelu"}, "expected activation"),
     ],
 )
-def test_errors_say_what_was_expected(change: dict[str, Any], text: str) -> None:
-    call: dict[str, Any] = {"input": torch.zeros(1, 3, 4, 4), "weight": torch.zeros(3, 2, 2, 2)}
+def test_errors_say_what_was_expected(change: dict[str, Any], text: str, device: torch.device) -> None:
+    call: dict[str, Any] = {"input": torch.zeros(1, 3, 4, 4), "weight": torch.zeros(3, 2, 2, 2), **change}
+    call = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in call.items()}
     with pytest.raises((ValueError, RuntimeError), match=text):
-        ops.conv_transpose2d(**{**call, **change})
+        ops.conv_transpose2d(**call)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
