@@ -45,8 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(arguments.device, arguments.quick)
     results: list[Result] = []
     for family in arguments.families or FAMILIES:
-        found = [_run(workload, options) for workload in FAMILIES[family](options)]
-        report.show(family, found, ceilings[arguments.device])
+        chosen = (workload for workload in FAMILIES[family](options) if arguments.only in workload.name)
+        found = [_run(workload, options) for workload in chosen]
+        if found:
+            report.show(family, found, ceilings[arguments.device])
         results += found
     if arguments.device == "cuda":
         print("left out: OpenVINO, OpenCV, lsnms and powerboxes suppress on the CPU only")
@@ -67,6 +69,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Times every op against its rivals.")
     parser.add_argument("families", nargs="*", metavar="family", help=f"any of {', '.join(FAMILIES)}; default all")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and rivals; the workloads stay as they are")
+    parser.add_argument("--only", metavar="TEXT", default="", help="workloads with TEXT in their name")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--plot", metavar="FILE", help="write a PNG of the ratios (needs matplotlib)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads for every contender that lets one choose")

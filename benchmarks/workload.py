@@ -253,6 +253,12 @@ def close(rtol: float, atol: float) -> Callable[[str, Any, Any], Verdict]:
     return check
 
 
+def close_products(options: Options, tolerance: float) -> Callable[[str, Any, Any], Verdict]:
+    """:func:`close`; on a GPU torch's convolutions keep 10 bits of what they multiply, unless told otherwise."""
+    tolerance = max(tolerance, 1e-2) if options.cuda else tolerance
+    return close(tolerance, tolerance)
+
+
 def _tensors(output: Any) -> list[Tensor]:
     """Detached and dense, whatever the layout."""
     return [part.detach().contiguous() for part in tree_leaves(output)]

@@ -83,8 +83,7 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def("total_variation_loss_backward(Tensor grad, Tensor images, str norm) -> Tensor");
 
   // upsample
-  m.def(
-      "conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] output_padding, int groups, int[] dilation, str activation, float negative_slope) -> Tensor");
+  m.def("conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[] geometry, float negative_slope) -> Tensor");
   m.def("max_unpool2d(Tensor input, Tensor indices, SymInt height, SymInt width) -> Tensor");
   m.def("max_unpool2d_backward(Tensor grad, Tensor indices) -> Tensor");
 }

@@ -61,8 +61,9 @@ def function_of(op: Any, backward: Callable[..., Any], setup_context: Callable[.
         setup_context(ctx, args, output)
         return output
 
-    if any("List[Tensor]" in str(argument.type) for argument in schema.arguments):
-        return _function_of_lists(schema.name, forward, backward)
+    lists = ["List[Tensor]" in str(argument.type) for argument in schema.arguments]
+    if any(lists):
+        return _function_of_lists(schema.name, forward, backward, lists)
     return _function(schema.name, forward, backward).apply  # type: ignore[no-any-return]
 
 
@@ -71,8 +72,10 @@ def _function(name: str, forward: Callable[..., Any], backward: Callable[..., An
     return type(f"Eager_{name.split(':')[-1]}", (Function,), methods)
 
 
-def _function_of_lists(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Some arguments are lists of tensors, which a Function does not look into: it is given what lies in them."""
+def _function_of_lists(
+    name: str, forward: Callable[..., Any], backward: Callable[..., Any], lists: Sequence[bool]
+) -> Callable[..., Any]:
+    """Some arguments are ``lists`` of tensors, which a Function does not look into: it is given what lies in them."""
 
     def flat_forward(ctx: Any, lengths: Sequence[int | None], *flat: Any) -> Any:
         ctx.lengths = lengths
@@ -93,15 +96,14 @@ def _function_of_lists(name: str, forward: Callable[..., Any], backward: Callabl
     function = _function(name, flat_forward, flat_backward)
 
     def apply(*args: Any) -> Any:
-        lengths = tuple(len(a) if isinstance(a, list | tuple) and all(map(_is_tensor, a)) else None for a in args)
-        flat = [a for arg, n in zip(args, lengths, strict=True) for a in ([arg] if n is None else arg)]
+        lengths: list[int | None] = []
+        flat: list[Any] = []
+        for is_list, arg in zip(lists, args, strict=True):
+            lengths.append(len(arg) if is_list else None)
+            flat.extend(arg) if is_list else flat.append(arg)
         return function.apply(lengths, *flat)
 
     return apply
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _nested(lengths: Sequence[int | None], flat: Sequence[Any]) -> tuple[Any, ...]:

@@ -90,13 +90,20 @@ def _function(name: str) -> Callable[..., Any]:
     return _eager.function_of(getattr(torch.ops.fastvision, name).default, *_gradients[name])
 
 
+@cache
+def _op(name: str) -> Callable[..., Any]:
+    overload: Callable[..., Any] = getattr(torch.ops.fastvision, name).default
+    inner: Callable[..., Any] = getattr(overload, "_op", overload)  # what an overload calls, and it does nothing else
+    return inner
+
+
 def call(name: str, *args: Any) -> Any:
     """``torch.ops.fastvision.name(*args)`` of an op with a registered gradient, with less around it in eager mode."""
     if not _eager.is_plain():
         return getattr(torch.ops.fastvision, name)(*args)
     if _eager.wants_gradient(args):
         return _function(name)(*args)
-    return _eager.without_gradient(getattr(torch.ops.fastvision, name).default, args)
+    return _eager.without_gradient(_op(name), args)
 
 
 def register_fake(name: str) -> Callable[[_F], _F]:

@@ -2,9 +2,6 @@
 // slope 1 is no activation and 0 is ReLU.
 #pragma once
 
-#include <string>
-
-#include "common/checks.h"
 #include "common/host_device.h"
 
 namespace fastvision {
@@ -27,13 +24,5 @@ struct Activation {
 
   FV_HOST_DEVICE T operator()(T z) const { return activated(z, z, slope); }
 };
-
-// "none", "relu" or "leaky_relu" -> the slope below zero
-inline double activation_slope(const char* op, const std::string& name, double negative_slope) {
-  if (name == "none") return 1;
-  if (name == "relu") return 0;
-  FV_CHECK(name == "leaky_relu", op, "expected activation \"none\", \"relu\" or \"leaky_relu\", got \"", name, '"');
-  return negative_slope;
-}
 
 }  // namespace fastvision

@@ -43,7 +43,7 @@ inline void check_cuda(const char* op, cudaError_t error) {
   }
 }
 
-// torch's current stream on the device of `like`: for what is not a kernel, cudaMemsetAsync say.
+// torch's current stream on the device of `like`.
 inline cudaStream_t current_stream([[maybe_unused]] const torch::stable::Tensor& like) {
   void* stream = nullptr;
 #ifndef FASTVISION_EMULATION
@@ -88,6 +88,14 @@ void launch(const char* op, void (*kernel)(P...), LaunchShape shape, [[maybe_unu
       parameters);
   check_cuda(op, cudaGetLastError());
 #endif
+}
+
+// Zeros at an address on the device of `like`: a third of what torch's fill costs to launch.
+inline void clear(const char* op, [[maybe_unused]] const torch::stable::Tensor& like, void* address, size_t bytes) {
+#ifndef FASTVISION_EMULATION
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+#endif
+  check_cuda(op, cudaMemsetAsync(address, 0, bytes, current_stream(like)));
 }
 
 // The value at a device address, once the stream has reached this point. Inside a CUDA graph capture this is an error:

@@ -22,10 +22,28 @@ inline LaunchShape chunk_shape(const Groups& groups) {
           kThreads};
 }
 
-// One thread a plane.
+constexpr int kWarp = 32;
+
+// A warp a plane.
 inline LaunchShape plane_shape(const Groups& groups) {
-  return {blocks_for(groups.count * groups.channels, kThreads), kThreads};
+  return {blocks_for(groups.count * groups.channels, kThreads / kWarp), kThreads};
 }
+
+// What the lane `half` further has, for a sum over a warp in lane 0.
+FV_DEVICE double from_lane_below(double value, int half) { return __shfl_down_sync(0xffffffffu, value, half); }
+
+// What a thread of a plane_shape works on: every kWarp-th chunk of a plane.
+struct PlaneThread {
+  int64_t plane;
+  int lane;
+  bool any;
+
+  FV_DEVICE explicit PlaneThread(const Groups& groups)
+      : plane(int64_t(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp),
+        lane(int(threadIdx.x) % kWarp),
+        any(plane < groups.count * groups.channels) {}
+  FV_DEVICE int64_t first(const Groups& groups) const { return any ? lane : groups.chunks; }
+};
 
 // What a thread of a chunk_shape works on: one channel, every `slots`-th pixel of a chunk.
 struct ChunkThread {

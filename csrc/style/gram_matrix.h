@@ -98,8 +98,16 @@ inline std::vector<Flow> check_flows(const char* op, const Tensor& grad, const T
   return flows;
 }
 
-// style_loss_backward: to_features(op, p, feature, difference, grad, scale) for each of `layers`, with pointers to the
-// layer's differences and to the gradient of the loss where they lie.
+// A layer whose gradient is wanted, with pointers to its differences and to the gradient of the loss where they lie.
+template <class G>
+struct LayerFlow {
+  Params p;
+  Tensor features;  // dense
+  const G *difference, *above;
+  double scale;
+};
+
+// style_loss_backward: to_features(op, std::vector<LayerFlow<G>>) of `layers`
 template <class ToFeatures>
 std::vector<Tensor> gradients_of_layers(const Tensor& grad, const Tensor& differences,
                                         const std::vector<Tensor>& features, const std::vector<double>& weights,
@@ -111,12 +119,14 @@ std::vector<Tensor> gradients_of_layers(const Tensor& grad, const Tensor& differ
   std::vector<Tensor> out;
   dispatch_geometry(differences.scalar_type(), [&](auto t) {
     using G = typename decltype(t)::type;
+    const G *difference = flat.const_data_ptr<G>(), *above = grad.const_data_ptr<G>();
+    std::vector<LayerFlow<G>> wanted;
     for (const int64_t l : layers) {
       const Tensor f = dense(features[size_t(l)]);
       const Flow& flow = flows[size_t(l)];
-      out.push_back(to_features(kOp, make_params(kOp, f), f, flat.const_data_ptr<G>() + flow.first,
-                                grad.const_data_ptr<G>(), flow.scale));
+      wanted.push_back({make_params(kOp, f), f, difference + flow.first, above, flow.scale});
     }
+    out = to_features(kOp, wanted);
   });
   return out;
 }

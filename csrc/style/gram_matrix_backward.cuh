@@ -1,4 +1,5 @@
-// The gradient of a Gram matrix on CUDA, for gram_matrix and style_loss: one product with a symmetric matrix.
+// The gradient of Gram matrices on CUDA, for gram_matrix and style_loss: one product with a symmetric matrix for each
+// layer, two launches for all.
 #pragma once
 
 #include "style/gram_matrix.cuh"
@@ -13,43 +14,83 @@ struct Gradient {
   const G* above = nullptr;
 };
 
-// out [B, C, C] = scale * (grad + grad^T) * above
-template <class T, class G>
-__global__ void __launch_bounds__(kReducers)
-    symmetrise(const Gradient<G> grad, int64_t channels, int64_t count, double scale, T* __restrict__ out) {
-  const int64_t e = int64_t(blockIdx.x) * kReducers + threadIdx.x;
-  if (e >= count) return;
+// What a gradient is made of: scale * (grad + grad^T) features; features: dense
+template <class G>
+struct Source {
+  Params p;
+  Gradient<G> grad;
+  Tensor features;
+  double scale;
+};
+
+template <class T, class G, class S>
+struct BackwardLayer {
+  Params p;
+  Gradient<G> grad;
+  double scale;
+  T* symmetric;  // [B, C, C]
+  const S* features;
+  S* out;
+
+  FV_HOST_DEVICE int64_t numbers() const { return p.batch * p.channels * p.channels; }
+  FV_HOST_DEVICE int64_t channel_tiles() const { return ceil_div(p.channels, int64_t(kTile)); }
+  FV_HOST_DEVICE int64_t pixel_tiles() const { return ceil_div(p.pixels, int64_t(kTile)); }
+  FV_HOST_DEVICE int64_t tiles() const { return p.batch * channel_tiles() * pixel_tiles(); }
+};
+
+// Blocks go through the layers one after the other.
+template <class T, class G, class S>
+struct BackwardLayers {
+  int64_t count;
+  int64_t first_block[kMostLayers + 1], first_tile[kMostLayers + 1];
+  BackwardLayer<T, G, S> layer[kMostLayers];
+
+  void add(const BackwardLayer<T, G, S>& next) {
+    first_block[count + 1] = first_block[count] + ceil_div(next.numbers(), int64_t(kReducers));
+    first_tile[count + 1] = first_tile[count] + next.tiles();
+    layer[count++] = next;
+  }
+};
+
+// symmetric = scale * (grad + grad^T) * above
+template <class T, class G, class S>
+__global__ void __launch_bounds__(kReducers) symmetrise(const __grid_constant__ BackwardLayers<T, G, S> layers) {
+  int64_t l = 0;
+  while (int64_t(blockIdx.x) >= layers.first_block[l + 1]) ++l;
+  const BackwardLayer<T, G, S>& layer = layers.layer[l];
+  const Gradient<G>& grad = layer.grad;
+  const int64_t e = (blockIdx.x - layers.first_block[l]) * kReducers + threadIdx.x, channels = layer.p.channels;
+  if (e >= layer.numbers()) return;
   const int64_t i = e / channels % channels, j = e % channels;
   const G* image = grad.data + e / channels / channels * grad.step.n;
   const T a = static_cast<T>(image[i * grad.step.h + j * grad.step.w]),
           b = static_cast<T>(image[j * grad.step.h + i * grad.step.w]);
-  out[e] = (a + b) * T(grad.above ? scale * static_cast<double>(*grad.above) : scale);
+  layer.symmetric[e] = (a + b) * T(grad.above ? layer.scale * static_cast<double>(*grad.above) : layer.scale);
 }
 
 // out [B, C, H, W] = symmetric [B, C, C] times features. Columns of a tile are what lies side by side: pixels, or
-// channels where they come last; the others are its rows. grid: tiles of all images
-template <class T, class S, bool kChannelsLast>
+// channels where they come last; the others are its rows. grid: tiles of all images of all layers
+template <class T, class G, class S>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
-    multiply_back(const Params p, const T* __restrict__ symmetric, const S* __restrict__ features,
-                  S* __restrict__ out) {
-  const int64_t channel_tiles = ceil_div(p.channels, int64_t(kTile)), pixel_tiles = ceil_div(p.pixels, int64_t(kTile));
-  const int64_t image = blockIdx.x / (channel_tiles * pixel_tiles), tile = blockIdx.x % (channel_tiles * pixel_tiles);
+    multiply_back(const __grid_constant__ BackwardLayers<T, G, S> layers) {
+  int64_t l = 0;
+  while (int64_t(blockIdx.x) >= layers.first_tile[l + 1]) ++l;
+  const BackwardLayer<T, G, S>& layer = layers.layer[l];
+  const Params& p = layer.p;
+  const bool last = p.channels_last;
+  const int64_t item = blockIdx.x - layers.first_tile[l], channel_tiles = layer.channel_tiles();
+  const int64_t image = item / (channel_tiles * layer.pixel_tiles()),
+                tile = item % (channel_tiles * layer.pixel_tiles());
   const int64_t c = tile % channel_tiles * kTile, q = tile / channel_tiles * kTile;
-  const int64_t start = image * p.channels * p.pixels;
-  const Operand<T> weights{symmetric + image * p.channels * p.channels + c, p.channels, 1, p.channels - c};
-  Sums<T> sums;
-  if constexpr (kChannelsLast) {
-    const Operand<S> pixels{features + start + q * p.channels, 1, p.channels, p.pixels - q};
-    sums = multiply<T>(pixels, weights, false, p.channels);
-  } else {
-    const Operand<S> pixels{features + start + q, p.pixels, 1, p.pixels - q};
-    sums = multiply<T>(weights, pixels, false, p.channels);
-  }
-  const int64_t step = kChannelsLast ? p.channels : p.pixels;
-  const int64_t rows = kChannelsLast ? p.pixels - q : p.channels - c,
-                columns = kChannelsLast ? weights.count : p.pixels - q;
+  const int64_t start = image * p.channels * p.pixels, step = last ? p.channels : p.pixels;
+  const Operand<T> weights{layer.symmetric + image * p.channels * p.channels + c, p.channels, 1, p.channels - c};
+  const Operand<S> pixels{layer.features + start + q * (last ? p.channels : 1), last ? 1 : p.pixels,
+                          last ? p.channels : 1, p.pixels - q};
+  const Sums<T> sums =
+      last ? multiply<T>(pixels, weights, false, p.channels) : multiply<T>(weights, pixels, false, p.channels);
+  const int64_t rows = last ? pixels.count : weights.count, columns = last ? weights.count : pixels.count;
   const int row = sums.row(), column = sums.column();
-  S* target = out + start + (kChannelsLast ? q * step + c : c * step + q) + row * step + column;
+  S* target = layer.out + start + (last ? q * step + c : c * step + q) + row * step + column;
 #pragma unroll
   for (int i = 0; i < kRows; ++i, target += step) {
     if (row + i >= rows) break;
@@ -65,25 +106,43 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
   }
 }
 
-// scale * (grad + grad^T) features; features: dense
+// Sources [first, last), of one dtype; outputs where they go
+template <class T, class G, class S>
+void multiply_layers(const char* op, const std::vector<Source<G>>& sources, size_t first, size_t last,
+                     const std::vector<Tensor>& outputs) {
+  const Tensor& like = sources[first].features;
+  int64_t size = 0;
+  for (size_t l = first; l < last; ++l) size += sources[l].p.batch * sources[l].p.channels * sources[l].p.channels;
+  const Tensor scratch = empty_vector(like, size, geometry_type(like.scalar_type()));
+  T* symmetric = scratch.mutable_data_ptr<T>();
+  BackwardLayers<T, G, S> layers{};
+  for (size_t l = first; l < last; ++l) {
+    const Source<G>& source = sources[l];
+    layers.add({source.p, source.grad, source.scale, symmetric, source.features.template const_data_ptr<S>(),
+                outputs[l].mutable_data_ptr<S>()});
+    symmetric += layers.layer[layers.count - 1].numbers();
+  }
+  const int64_t blocks = layers.first_block[layers.count], tiles = layers.first_tile[layers.count];
+  launch(op, &symmetrise<T, G, S>, {blocks_for(blocks, 1), kReducers}, like, layers);
+  launch(op, &multiply_back<T, G, S>, {blocks_for(tiles, 1), kThreads}, like, layers);
+}
+
+// The gradients of all sources, as their features lie in memory.
 template <class G>
-Tensor to_features(const char* op, const Params& p, const Gradient<G>& grad, const Tensor& features, double scale) {
-  const Tensor& f = features;
-  const Tensor out = empty_map(f, f.size(0), f.size(1), f.size(2), f.size(3), p.channels_last);
-  if (out.numel() == 0) return out;
-  dispatch_floating(op, f.scalar_type(), [&](auto t) {
-    using S = typename decltype(t)::type;
-    using T = Accumulator<S>;
-    const Tensor symmetric =
-        torch::stable::new_empty(f, {p.batch, p.channels, p.channels}, geometry_type(f.scalar_type()));
-    launch(op, &symmetrise<T, G>, {blocks_for(symmetric.numel(), kReducers), kReducers}, f, grad, p.channels,
-           symmetric.numel(), scale, symmetric.mutable_data_ptr<T>());
-    const int64_t tiles = ceil_div(p.channels, int64_t(kTile)) * ceil_div(p.pixels, int64_t(kTile));
-    const auto kernel = p.channels_last ? &multiply_back<T, S, true> : &multiply_back<T, S, false>;
-    launch(op, kernel, {blocks_for(p.batch * tiles, 1), kThreads}, f, p, symmetric.const_data_ptr<T>(),
-           f.const_data_ptr<S>(), out.mutable_data_ptr<S>());
-  });
-  return out;
+std::vector<Tensor> to_features(const char* op, const std::vector<Source<G>>& sources) {
+  std::vector<Tensor> outputs;
+  for (const auto& [p, grad, f, scale] : sources) {
+    outputs.push_back(empty_map(f, f.size(0), f.size(1), f.size(2), f.size(3), p.channels_last));
+  }
+  for (size_t first = 0, last = 0; first < sources.size(); first = last) {
+    const ScalarType type = sources[first].features.scalar_type();
+    while (last < sources.size() && last - first < kMostLayers && sources[last].features.scalar_type() == type) ++last;
+    dispatch_floating(op, type, [&](auto t) {
+      using S = typename decltype(t)::type;
+      multiply_layers<Accumulator<S>, G, S>(op, sources, first, last, outputs);
+    });
+  }
+  return outputs;
 }
 
 }  // namespace fastvision::gram_matrix

@@ -129,9 +129,14 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
 std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differences, std::vector<Tensor> features,
                                         std::vector<double> weights, std::vector<int64_t> divisors,
                                         std::vector<int64_t> layers) {
-  const auto layer = [](const char* op, const Params& p, const Tensor& f, const auto* difference, const auto* above,
-                        double scale) { return to_features(op, p, difference, f, double(*above) * scale); };
-  return gradients_of_layers(grad, differences, features, weights, divisors, layers, layer);
+  return gradients_of_layers(grad, differences, features, weights, divisors, layers,
+                             [](const char* op, const auto& flows) {
+                               std::vector<Tensor> out;
+                               for (const auto& [p, f, difference, above, scale] : flows) {
+                                 out.push_back(to_features(op, p, difference, f, double(*above) * scale));
+                               }
+                               return out;
+                             });
 }
 
 }  // namespace

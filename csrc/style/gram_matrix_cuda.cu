@@ -25,8 +25,7 @@ Tensor gram_matrix(const Tensor& features, int64_t divisor) {
   dispatch_floating(kOp, f.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
-    const Tensor partial =
-        torch::stable::new_empty(f, {plan.items() * plan.tile_size()}, geometry_type(f.scalar_type()));
+    const Tensor partial = empty_vector(f, plan.items() * plan.tile_size(), geometry_type(f.scalar_type()));
     Layers<T, S> layers{};
     layers.add({plan, f.const_data_ptr<S>(), partial.mutable_data_ptr<T>(), T(scale)});
     launch(kOp, &multiply_chunks<T, S>, {blocks_for(plan.items(), 1), kThreads}, f, layers);
@@ -44,7 +43,7 @@ Tensor gram_matrix_backward(const Tensor& grad, const Tensor& features, int64_t 
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using G = typename decltype(t)::type;
     const Gradient<G> gradient{grad.const_data_ptr<G>(), {grad.stride(0), 0, grad.stride(1), grad.stride(2)}};
-    out = to_features(kOp, p, gradient, f, scale_of(divisor));
+    out = to_features<G>(kOp, {{p, gradient, f, scale_of(divisor)}})[0];
   });
   return out;
 }

@@ -172,10 +172,10 @@ inline void check_backward(const char* op, const Tensor& grad, const Tensor& inp
 
 // (output, mean [N, C], rstd [N, C])
 inline std::tuple<Tensor, Tensor, Tensor> empty_outputs(const Tensor& input) {
-  const std::vector<int64_t> planes{input.size(0), input.size(1)};
+  const int64_t planes[] = {input.size(0), input.size(1)}, step[] = {std::max<int64_t>(planes[1], 1), 1};
   return {empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3), is_channels_last(input)),
-          torch::stable::new_empty(input, planes, ScalarType::Double),
-          torch::stable::new_empty(input, planes, ScalarType::Double)};
+          empty_strided(input, 2, planes, step, ScalarType::Double),
+          empty_strided(input, 2, planes, step, ScalarType::Double)};
 }
 
 // Zeros in the shape of weight or bias, float64 for the sums; [0] where there is none.

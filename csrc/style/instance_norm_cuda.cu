@@ -1,6 +1,6 @@
 // instance_norm on CUDA. A block of threads takes a chunk of a group of planes: pixels side by side where there is one
 // plane, channels side by side where they are interleaved, so that neighbouring threads read neighbouring values. The
-// moments of the chunks are merged in order by one thread a plane.
+// moments of the chunks are merged by one warp a plane, always in the same order.
 #include "common/check_mode.h"
 #include "common/cuda_library.cuh"
 #include "style/chunks.cuh"
@@ -43,18 +43,27 @@ __global__ void __launch_bounds__(kThreads) measure(const Groups groups, Grouped
   style::store_pair(groups, thread, partial, moments.mean, moments.squares);
 }
 
-// mean, rstd [N, C], one thread a plane
+// mean, rstd [N, C], one warp a plane
 __global__ void __launch_bounds__(kThreads)
     merge(const Groups groups, const double* partial, double eps, double* mean, double* rstd) {
-  const int64_t plane = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (plane >= groups.count * groups.channels) return;
+  const style::PlaneThread thread(groups);
   Moments moments{0, 0};
-  for (int64_t chunk = 0; chunk < groups.chunks; ++chunk) {
-    const double* pair = style::pair_of(groups, partial, plane, chunk);
-    moments = merged(moments, double(groups.first_pixel(chunk)), {pair[0], pair[groups.channels]},
-                     double(groups.pixels_of(chunk)));
+  double count = 0;
+  const auto add = [&](const Moments& more, double pixels) {
+    moments = count == 0 ? more : merged(moments, count, more, pixels);
+    count += pixels;
+  };
+  for (int64_t chunk = thread.first(groups); chunk < groups.chunks; chunk += style::kWarp) {
+    const double* pair = style::pair_of(groups, partial, thread.plane, chunk);
+    add({pair[0], pair[groups.channels]}, double(groups.pixels_of(chunk)));
   }
-  mean[plane] = moments.mean, rstd[plane] = rstd_of(moments, groups.pixels, eps);
+  for (int half = style::kWarp / 2; half > 0; half /= 2) {
+    const Moments more{style::from_lane_below(moments.mean, half), style::from_lane_below(moments.squares, half)};
+    const double pixels = style::from_lane_below(count, half);
+    if (pixels > 0) add(more, pixels);
+  }
+  if (!thread.any || thread.lane > 0) return;
+  mean[thread.plane] = moments.mean, rstd[thread.plane] = rstd_of(moments, groups.pixels, eps);
 }
 
 // The plane of a thread and its line; row -1: its style does not exist.
@@ -118,24 +127,43 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// totals [N, C], one thread a plane
+// totals [N, C], one warp a plane
 template <class T>
 __global__ void __launch_bounds__(kThreads) add_chunks(const Groups groups, const double* partial, const double* mean,
                                                        const double* rstd, GradientSums* totals) {
-  const int64_t plane = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (plane >= groups.count * groups.channels) return;
+  const style::PlaneThread thread(groups);
   double sum = 0, product = 0;
-  for (int64_t chunk = 0; chunk < groups.chunks; ++chunk) {
-    const double* pair = style::pair_of(groups, partial, plane, chunk);
+  for (int64_t chunk = thread.first(groups); chunk < groups.chunks; chunk += style::kWarp) {
+    const double* pair = style::pair_of(groups, partial, thread.plane, chunk);
     sum += pair[0], product += pair[groups.channels];
   }
+  for (int half = style::kWarp / 2; half > 0; half /= 2) {
+    sum += style::from_lane_below(sum, half), product += style::from_lane_below(product, half);
+  }
+  if (!thread.any || thread.lane > 0) return;
+  const int64_t plane = thread.plane;
   totals[plane] = gradient_sums<T>(sum, product, mean[plane], rstd[plane]);
 }
+
+// Numbers of a floating type that is not the kernel's.
+struct Stored {
+  void* data = nullptr;
+  ScalarType type = ScalarType::Float;
+
+  FV_DEVICE void set(int64_t at, double value) const {
+    switch (type) {
+      case ScalarType::Double: static_cast<double*>(data)[at] = value; break;
+      case ScalarType::Half: static_cast<Half*>(data)[at] = static_cast<Half>(float(value)); break;
+      case ScalarType::BFloat16: static_cast<BFloat16*>(data)[at] = static_cast<BFloat16>(float(value)); break;
+      default: static_cast<float*>(data)[at] = float(value);
+    }
+  }
+};
 
 // to_weight, to_bias [S, C], one thread a number, over images in order
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    add_images(const Affine<T> affine, int64_t images, const GradientSums* totals, double* to_weight, double* to_bias) {
+    add_images(const Affine<T> affine, int64_t images, const GradientSums* totals, Stored to_weight, Stored to_bias) {
   const int64_t at = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= affine.styles * affine.channels) return;
   const int64_t row = at / affine.channels, channel = at % affine.channels;
@@ -145,8 +173,8 @@ __global__ void __launch_bounds__(kThreads)
     const GradientSums& total = totals[n * affine.channels + channel];
     grad += total.grad, product += total.product;
   }
-  if (affine.weight) to_weight[at] = product;
-  if (affine.bias) to_bias[at] = grad;
+  if (affine.weight) to_weight.set(at, product);
+  if (affine.bias) to_bias.set(at, grad);
 }
 
 template <class T, class S>
@@ -182,9 +210,13 @@ void check_styles(const char* op, const Tensor& input, const AffineTensors& affi
   }
 }
 
-Tensor new_doubles(const Tensor& like, int64_t count) {
-  return torch::stable::new_empty(like, {count}, ScalarType::Double);
+// In the shape and dtype of weight or bias; [0] where there is none.
+Tensor empty_like(const Tensor& input, const Optional& given) {
+  if (!given) return empty_vector(input, 0);
+  return torch::stable::new_empty(input, given->sizes(), given->scalar_type());
 }
+
+Stored stored(const Tensor& t) { return {t.mutable_data_ptr(), t.scalar_type()}; }
 
 std::tuple<Tensor, Tensor, Tensor> instance_norm(const Tensor& input, const Optional& weight, const Optional& bias,
                                                  const Optional& style, double eps, double slope) {
@@ -199,7 +231,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm(const Tensor& input, const Opti
   const bool channels_last = is_channels_last(input);
   const Tensor plain = style::grouped(input, channels_last);
   const Groups groups = style::groups_of(plain, channels_last, style::pixels_of_chunk);
-  const Tensor partial = new_doubles(input, groups.count * groups.chunks * 2 * groups.channels);
+  const Tensor partial = empty_vector(input, groups.count * groups.chunks * 2 * groups.channels, ScalarType::Double);
   double* pairs = partial.mutable_data_ptr<double>();
   double *means = mean.mutable_data_ptr<double>(), *rstds = rstd.mutable_data_ptr<double>();
   dispatch_floating(kOp, input.scalar_type(), [&, &output = output](auto t) {
@@ -225,14 +257,16 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_backward(const Tensor& grad, co
   check_backward(kOp, grad, input, mean, rstd);
   const bool channels_last = is_channels_last(input);
   Tensor to_input = empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3), channels_last);
-  Tensor to_weight = affine_sums(input, weight), to_bias = affine_sums(input, bias);
-  if (to_input.numel() > 0) {
+  const Tensor to_weight = empty_like(input, weight), to_bias = empty_like(input, bias);
+  if (to_input.numel() == 0) {
+    for (const Tensor& t : {to_weight, to_bias}) clear(kOp, input, t.mutable_data_ptr(), t.numel() * t.element_size());
+  } else {
     const Tensor plain = style::grouped(input, channels_last), plain_grad = style::grouped(grad, channels_last);
     const Tensor plain_mean = contiguous_as(mean, ScalarType::Double);
     const Tensor plain_rstd = contiguous_as(rstd, ScalarType::Double);
     const Groups groups = style::groups_of(plain, channels_last, style::pixels_of_chunk);
-    const Tensor partial = new_doubles(input, groups.count * groups.chunks * 2 * groups.channels);
-    const Tensor totals = new_doubles(input, groups.count * groups.channels * 2);
+    const Tensor partial = empty_vector(input, groups.count * groups.chunks * 2 * groups.channels, ScalarType::Double);
+    const Tensor totals = empty_vector(input, groups.count * groups.channels * 2, ScalarType::Double);
     double* pairs = partial.mutable_data_ptr<double>();
     auto* sums = reinterpret_cast<GradientSums*>(totals.mutable_data_ptr<double>());
     const double *means = plain_mean.const_data_ptr<double>(), *rstds = plain_rstd.const_data_ptr<double>();
@@ -249,10 +283,10 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_backward(const Tensor& grad, co
              style::writable_map<S>(to_input, channels_last));
       if (!weight && !bias) return;
       launch(kOp, &add_images<T>, {blocks_for(affine.styles * affine.channels, kThreads), kThreads}, input, args.affine,
-             input.size(0), sums, to_weight.mutable_data_ptr<double>(), to_bias.mutable_data_ptr<double>());
+             input.size(0), sums, stored(to_weight), stored(to_bias));
     });
   }
-  return {to_input, as_stored(to_weight, input, weight), as_stored(to_bias, input, bias)};
+  return {to_input, to_weight, to_bias};
 }
 
 }  // namespace

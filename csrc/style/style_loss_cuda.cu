@@ -1,5 +1,4 @@
-// style_loss on CUDA: three launches for up to kMostLayers layers, two a layer for the gradient, with nothing read
-// back.
+// style_loss on CUDA: three launches for up to kMostLayers layers and two for their gradients, with nothing read back.
 #include "style/gram_matrix.cuh"
 #include "style/gram_matrix_backward.cuh"
 
@@ -72,7 +71,7 @@ void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences
   int64_t size = 0;
   for (size_t l = first; l < last; ++l) size += in.plans[l].items() * in.plans[l].tile_size();
   const Tensor& like = in.features[0];
-  const Tensor scratch = torch::stable::new_empty(like, {size}, geometry_type(like.scalar_type()));
+  const Tensor scratch = empty_vector(like, size, geometry_type(like.scalar_type()));
   T* partial = scratch.mutable_data_ptr<T>();
   Layers<T, S> layers{};
   for (size_t l = first; l < last; ++l) {
@@ -102,10 +101,10 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
     in.plans.push_back(make_plan(make_params(kOp, in.features[l])));
     size += in.plans[l].p.batch * in.plans[l].matrix();
   }
-  const Tensor differences = torch::stable::new_empty(features[0], {size}, type);
+  const Tensor differences = empty_vector(features[0], size, type);
   Tensor loss = torch::stable::new_empty(features[0], {}, type);
   if (size == 0) return {torch::stable::zero_(loss), differences};
-  const Tensor squares = torch::stable::new_empty(features[0], {in.patches()}, ScalarType::Double);
+  const Tensor squares = empty_vector(features[0], in.patches(), ScalarType::Double);
   dispatch_floating(kOp, in.features[0].scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
@@ -127,13 +126,15 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
 std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differences, std::vector<Tensor> features,
                                         std::vector<double> weights, std::vector<int64_t> divisors,
                                         std::vector<int64_t> layers) {
-  const auto layer = [](const char* op, const Params& p, const Tensor& f, const auto* difference, const auto* above,
-                        double scale) {
-    using G = std::remove_cv_t<std::remove_pointer_t<decltype(above)>>;
-    const Strides step{p.channels * p.channels, 0, p.channels, 1};
-    return to_features(op, p, Gradient<G>{difference, step, above}, f, scale);
-  };
-  return gradients_of_layers(grad, differences, features, weights, divisors, layers, layer);
+  return gradients_of_layers(
+      grad, differences, features, weights, divisors, layers,
+      []<class G>(const char* op, const std::vector<LayerFlow<G>>& flows) {
+        std::vector<Source<G>> sources;
+        for (const auto& [p, f, difference, above, scale] : flows) {
+          sources.push_back({p, {difference, {p.channels * p.channels, 0, p.channels, 1}, above}, f, scale});
+        }
+        return to_features(op, sources);
+      });
 }
 
 }  // namespace

@@ -48,25 +48,28 @@ inline Axis axis_of(const char* op, int64_t in, int64_t kernel, int64_t stride, 
   return {in, out, kernel, stride, padding, dilation};
 }
 
-using Pairs = std::vector<int64_t>;  // one number for rows, one for columns
+// stride, padding, output_padding and dilation, each of rows and of columns, and the groups. One list, because each
+// costs a call a microsecond.
+constexpr size_t kGeometry = 9;
 
-inline Params make_params(const char* op, const Tensor& input, const Tensor& weight, const Pairs& stride,
-                          const Pairs& padding, const Pairs& output_padding, int64_t groups, const Pairs& dilation) {
+inline Params make_params(const char* op, const Tensor& input, const Tensor& weight,
+                          const std::vector<int64_t>& geometry) {
   FV_CHECK(input.dim() == 4, op, "expected input of shape [N, C, H, W], got ", shape_of(input));
   FV_CHECK(weight.dim() == 4, op, "expected weight of shape [C, O / groups, kh, kw], got ", shape_of(weight));
   check_floating(op, "input", input);
   FV_CHECK(weight.scalar_type() == input.scalar_type(), op, "expected weight of the dtype of input");
   check_same_device(op, "weight", weight, "input", input);
-  for (const Pairs* pair : {&stride, &padding, &output_padding, &dilation}) {
-    FV_CHECK(pair->size() == 2, op, "expected two numbers for each of stride, padding, output_padding and dilation");
-  }
+  FV_CHECK(geometry.size() == kGeometry, op,
+           "expected two numbers for each of stride, padding, output_padding and dilation, and groups");
+  const int64_t groups = geometry[8];
   FV_CHECK(input.size(1) > 0, op, "expected at least one input channel, got ", shape_of(input));
   FV_CHECK(groups > 0 && input.size(1) % groups == 0, op, "expected groups to divide the ", input.size(1),
            " input channels, got ", groups);
   FV_CHECK(weight.size(0) == input.size(1), op, "expected weight of shape [", input.size(1),
            ", O / groups, kh, kw] for input ", shape_of(input), ", got ", shape_of(weight));
   const auto axis = [&](int d) {
-    return axis_of(op, input.size(2 + d), weight.size(2 + d), stride[d], padding[d], output_padding[d], dilation[d]);
+    return axis_of(op, input.size(2 + d), weight.size(2 + d), geometry[d], geometry[2 + d], geometry[4 + d],
+                   geometry[6 + d]);
   };
   return {input.size(0), input.size(1), weight.size(1) * groups, groups, axis(0), axis(1)};
 }

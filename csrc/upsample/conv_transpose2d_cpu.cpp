@@ -103,12 +103,10 @@ void run(Params p, const S* input, const Strides& in, const S* weight, const S* 
   planes<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
 }
 
-Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, Pairs stride,
-                        Pairs padding, Pairs output_padding, int64_t groups, Pairs dilation,
-                        std::string activation_name, double negative_slope) {
-  const Params p = make_params(kOp, input, weight, stride, padding, output_padding, groups, dilation);
+Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                        std::vector<int64_t> geometry, double negative_slope) {
+  const Params p = make_params(kOp, input, weight, geometry);
   check_bias(kOp, bias, input, p.outputs);
-  const double slope = activation_slope(kOp, activation_name, negative_slope);
   Tensor output = empty_map(input, p.batch, p.outputs, p.y.out, p.x.out, is_channels_last(input));
   reuse_memory(output);
   if (output.numel() == 0) return output;
@@ -118,7 +116,8 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
     const Tensor w = contiguous_as(weight, input.scalar_type());
     const std::optional<Tensor> b = bias ? std::optional(contiguous_as(*bias, input.scalar_type())) : std::nullopt;
     run<T, S>(p, input.const_data_ptr<S>(), strides_of(input), w.const_data_ptr<S>(),
-              b ? b->const_data_ptr<S>() : nullptr, {T(slope)}, output.mutable_data_ptr<S>(), strides_of(output));
+              b ? b->const_data_ptr<S>() : nullptr, {T(negative_slope)}, output.mutable_data_ptr<S>(),
+              strides_of(output));
   });
   return output;
 }

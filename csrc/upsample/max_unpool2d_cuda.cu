@@ -1,6 +1,6 @@
-// max_unpool2d on CUDA: one thread an output, which looks at the one input whose cell it is in. Blocks of planes with
-// an index out of its cell are marked and done again, the last input of each place found by an atomic maximum over
-// positions, so that the outcome is the same in every run.
+// max_unpool2d on CUDA: one thread an input, which writes the outputs of its cell, or reads the one its index names.
+// Blocks of planes with an index out of its cell are marked and done again, the last input of each place found by an
+// atomic maximum over positions, so that the outcome is the same in every run.
 #include "common/cuda_library.cuh"
 #include "upsample/max_unpool2d.h"
 
@@ -19,6 +19,8 @@ struct Args {
   int64_t lanes;       // planes of a block
   int64_t blocks;      // of an image
 
+  // Without them all planes are done again.
+  FV_HOST_DEVICE bool has_cells() const { return p.cell_height > 0 && p.cell_width > 0; }
   FV_HOST_DEVICE int64_t block_of(int64_t n, int64_t c) const { return n * blocks + c / lanes; }
 };
 
@@ -43,30 +45,40 @@ FV_DEVICE Element element_at(Index e, Index channels, Index height, Index width,
                        : Element{n, a, int64_t(middle), int64_t(inner)};
 }
 
-// marked [batch * blocks]
+template <class W>
+struct alignas(2 * sizeof(W)) Two {
+  W of[2];
+};
+
+// marked [batch * blocks]. Cells of the last row and column reach to the end of the output.
 template <class W, class Index>
 __global__ void __launch_bounds__(kThreads)
-    unpool_cells(const __grid_constant__ Args args, Index count, Map<const W> in, Places places, W* __restrict__ out,
+    unpool_cells(const __grid_constant__ Args args, Index count, Map<const W> in, Places places, Map<W> out,
                  int32_t* __restrict__ marked) {
   const Params& p = args.p;
   const Index e = Index(blockIdx.x) * kThreads + threadIdx.x;
   if (e >= count) return;
-  const Element at =
-      element_at<Index>(e, Index(p.channels), Index(p.out_height), Index(p.out_width), args.channels_last);
-  const int64_t i = Index(at.y) / Index(p.cell_height), j = Index(at.x) / Index(p.cell_width);
-  W value = 0;
-  if (i < p.height && j < p.width) {
-    const int64_t place = places.at(at.n, at.c)[i * places.step.h + j * places.step.w];
-    if (place == at.y * p.out_width + at.x) value = in.at(at.n, at.c)[i * in.step.h + j * in.step.w];
-    const bool first = at.y == i * p.cell_height && at.x == j * p.cell_width;
-    if (first && !p.in_cell(place, i, j)) marked[args.block_of(at.n, at.c)] = 1;
+  const Element at = element_at<Index>(e, Index(p.channels), Index(p.height), Index(p.width), args.channels_last);
+  const int64_t place = places.at(at.n, at.c)[at.y * places.step.h + at.x * places.step.w];
+  const W value = in.at(at.n, at.c)[at.y * in.step.h + at.x * in.step.w];
+  if (!p.in_cell(place, at.y, at.x)) marked[args.block_of(at.n, at.c)] = 1;
+  const int64_t top = at.y * p.cell_height, bottom = at.y + 1 == p.height ? p.out_height : top + p.cell_height;
+  const int64_t left = at.x * p.cell_width, right = at.x + 1 == p.width ? p.out_width : left + p.cell_width;
+  int64_t pixel = top * p.out_width + left;
+  W* target = out.at(at.n, at.c) + pixel * out.step.w;
+  const bool pairs = out.step.w == 1 && p.cell_width == 2 && p.out_width % 2 == 0 && right == left + 2;
+  for (int64_t y = top; y < bottom; ++y, pixel += p.out_width, target += out.step.h) {
+    if (pairs) {
+      *reinterpret_cast<Two<W>*>(target) = {place == pixel ? value : W(0), place == pixel + 1 ? value : W(0)};
+      continue;
+    }
+    for (int64_t x = 0; x < right - left; ++x) target[x * out.step.w] = place == pixel + x ? value : W(0);
   }
-  out[e] = value;
 }
 
 template <class W, class Index>
 __global__ void __launch_bounds__(kThreads)
-    gather_cells(const __grid_constant__ Args args, Index count, Map<const W> grad, Places places, W* __restrict__ out,
+    gather_cells(const __grid_constant__ Args args, Index count, Map<const W> grad, Places places, Map<W> out,
                  int32_t* __restrict__ marked) {
   const Params& p = args.p;
   const Index e = Index(blockIdx.x) * kThreads + threadIdx.x;
@@ -74,7 +86,7 @@ __global__ void __launch_bounds__(kThreads)
   const Element at = element_at<Index>(e, Index(p.channels), Index(p.height), Index(p.width), args.channels_last);
   const int64_t place = places.at(at.n, at.c)[at.y * places.step.h + at.x * places.step.w];
   if (p.in_cell(place, at.y, at.x)) {
-    out[e] = grad.at(at.n, at.c)[place * grad.step.w];
+    out.data[e] = grad.at(at.n, at.c)[place * grad.step.w];
   } else {
     marked[args.block_of(at.n, at.c)] = 1;
   }
@@ -111,7 +123,7 @@ template <class W>
 __global__ void __launch_bounds__(kThreads)
     unpool_marked(const __grid_constant__ Args args, Map<const W> in, Places places, const int32_t* marked,
                   Map<int32_t> last, Map<W> out) {
-  if (!marked[blockIdx.x]) return;
+  if (args.has_cells() && !marked[blockIdx.x]) return;
   const Share share(args);
   int32_t* found = last.at(share.n, share.c);
   find_last(args.p, share, places, found, last.step.w);
@@ -126,7 +138,7 @@ template <class W>
 __global__ void __launch_bounds__(kThreads)
     gather_marked(const __grid_constant__ Args args, Map<const W> grad, Places places, const int32_t* marked,
                   Map<int32_t> last, Map<W> out) {
-  if (!marked[blockIdx.x]) return;
+  if (args.has_cells() && !marked[blockIdx.x]) return;
   const Params& p = args.p;
   const Share share(args);
   const int32_t* found = last.at(share.n, share.c);
@@ -140,32 +152,28 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// All blocks marked if there are no cells.
-Tensor make_marks(const Args& args, const Tensor& like) {
-  const bool cells = args.p.cell_height > 0 && args.p.cell_width > 0;
-  return torch::stable::full({args.p.batch * args.blocks}, cells ? 0.0 : 1.0, ScalarType::Int, std::nullopt,
-                             like.device());
-}
-
-// first, of one thread an element of `output`, then `again`, of one block a block of planes; scratch is `last`.
+// first, of one thread an input, then `again`, of one block a block of planes; scratch is `last`.
 template <class W, class Index>
 void run(const char* op, const Args& args, const Tensor& from, const Tensor& indices, Tensor& output, Tensor& last,
-         void (*first)(Args, Index, Map<const W>, Places, W*, int32_t*),
+         void (*first)(Args, Index, Map<const W>, Places, Map<W>, int32_t*),
          void (*again)(Args, Map<const W>, Places, const int32_t*, Map<int32_t>, Map<W>)) {
-  Tensor marked = make_marks(args, from);
-  int32_t* marks = static_cast<int32_t*>(marked.mutable_data_ptr());
-  if (args.p.cell_height > 0 && args.p.cell_width > 0) {
-    launch(op, first, {blocks_for(output.numel(), kThreads), kThreads}, from, args, Index(output.numel()),
-           read<W>(from), read<int64_t>(indices), write<W>(output).data, marks);
+  const int64_t blocks = args.p.batch * args.blocks;
+  const Tensor marked = empty_vector(from, blocks, ScalarType::Int);
+  int32_t* marks = marked.mutable_data_ptr<int32_t>();
+  if (args.has_cells()) {
+    clear(op, from, marks, size_t(blocks) * sizeof(int32_t));
+    launch(op, first, {blocks_for(indices.numel(), kThreads), kThreads}, from, args, Index(indices.numel()),
+           read<W>(from), read<int64_t>(indices), write<W>(output), marks);
   }
-  launch(op, again, {blocks_for(marked.numel(), 1), kThreads}, from, args, read<W>(from), read<int64_t>(indices), marks,
+  launch(op, again, {blocks_for(blocks, 1), kThreads}, from, args, read<W>(from), read<int64_t>(indices), marks,
          write<int32_t>(last), write<W>(output));
 }
 
-// f(word, index) for the elements of `output`
+// f(word, index) for words of the size of those of `output`
 template <class F>
-void dispatch(const Tensor& output, F f) {
-  dispatch_words(output, [&](auto w) { output.numel() <= INT32_MAX ? f(w, Type<uint32_t>{}) : f(w, Type<int64_t>{}); });
+void dispatch(const Tensor& output, const Tensor& indices, F f) {
+  dispatch_words(output,
+                 [&](auto w) { indices.numel() <= INT32_MAX ? f(w, Type<uint32_t>{}) : f(w, Type<int64_t>{}); });
 }
 
 Tensor forward(const Tensor& input, const Tensor& indices, int64_t height, int64_t width) {
@@ -179,7 +187,7 @@ Tensor forward(const Tensor& input, const Tensor& indices, int64_t height, int64
   Tensor last = output.element_size() == 4
                     ? output
                     : empty_map(input, p.batch, p.channels, height, width, args.channels_last, ScalarType::Int);
-  dispatch(output, [&](auto w, auto index) {
+  dispatch(output, wide, [&](auto w, auto index) {
     using W = typename decltype(w)::type;
     using Index = typename decltype(index)::type;
     run<W, Index>(kOp, args, input, wide, output, last, &unpool_cells<W, Index>, &unpool_marked<W>);
@@ -195,7 +203,7 @@ Tensor backward(const Tensor& grad, const Tensor& indices) {
   if (output.numel() == 0 || grad.numel() == 0) return torch::stable::zero_(output);
   const Tensor flat = with_flat_planes(grad), wide = as_int64(indices);
   Tensor last = empty_map(grad, p.batch, p.channels, p.out_height, p.out_width, args.channels_last, ScalarType::Int);
-  dispatch(output, [&](auto w, auto index) {
+  dispatch(output, wide, [&](auto w, auto index) {
     using W = typename decltype(w)::type;
     using Index = typename decltype(index)::type;
     run<W, Index>(kOp, args, flat, wide, output, last, &gather_cells<W, Index>, &gather_marked<W>);

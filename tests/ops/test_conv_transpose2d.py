@@ -18,7 +18,9 @@ pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library
 
 def kernel(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, slope: float = 0.0) -> Tensor:
     """Our kernel, whatever :func:`choose_kernel` would say. rest: stride, padding, output_padding, groups, dilation."""
-    return torch.ops.fastvision.conv_transpose2d(input, weight, bias, *rest, "leaky_relu", slope)
+    stride, padding, output_padding, groups, dilation = rest
+    geometry = (*stride, *padding, *output_padding, *dilation, groups)
+    return torch.ops.fastvision.conv_transpose2d(input, weight, bias, geometry, slope)
 
 
 _pair = st.tuples(st.integers(1, 5), st.integers(1, 5))

@@ -36,8 +36,11 @@ def tensors(device: torch.device, layout: Any, channels: int, outputs: int, taps
 def test_derivatives_of_dense_layers(
     taps: Any, rest: Any, layout: Any, activation: str, channels: int, outputs: int, device: torch.device
 ) -> None:
+    geometry = (*(number for pair in rest for number in pair), 1, 1, 1)
+    slope = {"none": 1.0, "relu": 0.0, "leaky_relu": 0.2}[activation]
+
     def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.ops.fastvision.conv_transpose2d(x, weight, bias, *rest, 1, (1, 1), activation, 0.2)
+        return torch.ops.fastvision.conv_transpose2d(x, weight, bias, geometry, slope)
 
     args = tensors(device, layout, channels, outputs, taps)
     assert layer(*args).is_contiguous(memory_format=layout)

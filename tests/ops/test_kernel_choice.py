@@ -9,7 +9,7 @@ import torch
 
 from fastvision.ops._remembered import Remembered
 from fastvision.ops.upsample import kernel_choice
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, plan
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, _gather_pays, choose_kernel, plan
 
 
 def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
@@ -30,9 +30,39 @@ def test_the_choice() -> None:
     assert chosen(256, 256, 2, 2, 14, channels_last=True) == "fastvision"  # 0.8 MB
     assert chosen(64, 64, 4, 2, 24, 64, channels_last=True) == "fastvision" and chosen(64, 64, 4, 2, 24, 64) == "torch"
     assert chosen(21, 21, 4, 2, 32) == "fastvision"
-    assert (
-        chosen(512, 512, 4, 2, 64, cuda=True) == "torch" and chosen(512, 512, 4, 2, 64, 512, cuda=True) == "fastvision"
-    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "kernel"),
+    [
+        ((21, 21, 64, 32, 34, 21), "fastvision"),  # depthwise, large
+        ((21, 21, 4, 2, 16, 21), "torch"),  # and small
+        ((512, 512, 3, 1, 128, 512), "fastvision"),
+        ((64, 64, 4, 2, 98, 8), "fastvision"),  # groups
+        ((64, 64, 4, 2, 8, 32), "torch"),
+        ((64, 64, 3, 1, 200, 16), "fastvision"),
+        ((64, 256, 3, 1, 200, 16), "torch"),
+        ((21, 21, 64, 32, 34), "fastvision"),  # dense: large strides, few channels, few outputs of windows
+        ((32, 64, 2, 2, 128), "fastvision"),
+        ((128, 3, 2, 2, 128), "fastvision"),
+        ((512, 512, 4, 2, 64), "torch"),
+        ((8, 8, 3, 1, 512), "torch"),
+    ],
+)
+def test_on_cuda(layer: tuple[int, ...], kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_choice, "_gather_pays", _gather_pays)
+    assert chosen(*layer, cuda=True) == kernel
+
+
+def test_on_cuda_in_half() -> None:
+    """cuDNN multiplies twice as fast, where it has a kernel for it."""
+    half: dict[str, Any] = {"dtype": torch.float16, "cuda": True}
+    assert chosen(21, 21, 64, 32, 34, 21, **half) == "fastvision" and chosen(21, 21, 16, 8, 70, **half) == "fastvision"
+    assert chosen(21, 21, 64, 32, 34, **half) == chosen(32, 64, 2, 2, 128, **half) == "torch"
+
+
+def test_products_on_cuda() -> None:
+    assert chosen(4096, 512, 7, 1, 1, cuda=True) == "product" and chosen(100, 1024, 4, 1, 1, cuda=True) == "torch"
 
 
 _LAST = {"channels_last": True}

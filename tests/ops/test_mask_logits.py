@@ -66,6 +66,26 @@ def test_half_features_and_single_layers(layout: Any, dtype: torch.dtype, device
     torch.testing.assert_close(out.double(), exact, rtol=eps, atol=max(eps / 8, 1e-5))
 
 
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_layers(layout: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """No worse than the three layers, which round what lies between them."""
+    head = head_of(device, 4, 24, 33, 4, (5, 5), dtype=torch.float32)
+    head = [t.to(dtype) if t.is_floating_point() else t for t in head]
+    head[0] = head[0].to(memory_format=layout)
+    exact = three_layers(*(t.double() if t.is_floating_point() else t for t in head))
+    error, theirs = ((out.double() - exact).abs().max() for out in (ops.mask_logits(*head), three_layers(*head)))
+    assert error <= 1.5 * theirs
+
+
+def test_inside_autocast(device: torch.device) -> None:
+    head = head_of(device, 4, 24, 33, 4, (5, 5), dtype=torch.float32)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        out = ops.mask_logits(*head)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, ops.mask_logits(*head), rtol=3e-2, atol=3e-2)
+
+
 def test_sigmoid(device: torch.device) -> None:
     head = head_of(device, 3, 4, 5, 2, (3, 3))
     assert torch.equal(ops.mask_logits(*head, sigmoid=True), ops.mask_logits(*head).sigmoid())

@@ -154,8 +154,9 @@ def test_output_sizes(device: torch.device) -> None:
     """The rules are torch's."""
     values, switches = pooled(data.feature_map(1, 2, 9, 11).to(device), 2)
     for size in ((9, 11), (1, 2, 9, 10), torch.Size([8, 10])):
-        expected = F.max_unpool2d(values, switches * 0 + 5, 2, output_size=list(size))
-        assert torch.equal(ops.max_unpool2d(values, switches * 0 + 5, 2, output_size=size), expected)
+        everywhere = switches * 0 + 5
+        expected = F.max_unpool2d(values.cpu(), everywhere.cpu(), 2, output_size=list(size))  # on CUDA any one stays
+        assert torch.equal(ops.max_unpool2d(values, everywhere, 2, output_size=size).cpu(), expected)
     for size in ((6, 10), (8, 12), (10, 10)):
         with pytest.raises(ValueError, match=r"output_size\[-[12]\] between"):
             ops.max_unpool2d(values, switches, 2, output_size=size)

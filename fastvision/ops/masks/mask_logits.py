@@ -24,8 +24,9 @@ def mask_logits(
 ) -> Tensor:
     """Each roi's mask of its own class: a 2 x 2 transposed convolution of stride 2, ReLU and a 1 x 1 convolution.
 
-    Equal to the three layers followed by picking the map of each roi's label, but the hidden map between them is never
-    stored, and the maps of other classes are never computed.
+    Equal to the three layers followed by picking the map of each roi's label, but the maps of other classes are never
+    computed. Nor is the hidden map stored on the CPU; on CUDA it is what cuDNN's convolution returns, in the dtype of
+    ``features`` if ``weight`` has it too.
 
     Args:
         features: ``[R, C, H, W]``, one map a roi, any strides.
@@ -46,7 +47,7 @@ def mask_logits(
         IndexError: a label outside ``[0, K)`` (on the CPU; on CUDA the roi's logits are zeros).
 
     Complexity:
-        ``O(R H W C O)``; ``O(H W C)`` memory a thread beside the output.
+        ``O(R H W C O)``; memory beside the output: ``O(H W C)`` a thread, on CUDA the hidden map, ``O(R H W O)``.
 
     Reference:
         He et al. 2017, "Mask R-CNN", figure 4; ``mask_head.conv5_mask`` and ``mask_fcn_logits`` of torchvision.

@@ -96,13 +96,14 @@ def _(
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     input, rois, ctx.spatial_scale, _, _, ctx.exact_bins = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # of the second: zeros that nobody reads
     ctx.save_for_backward(rois, output[1])
     ctx.batch, _, ctx.height, ctx.width = input.shape
     ctx.channels_last = is_channels_last(input)
 
 
-def _roi_pool_backward(ctx: Any, grad: Tensor, _: Any) -> Any:
-    if not ctx.needs_input_grad[0]:
+def _roi_pool_backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:
+    if grad is None or not ctx.needs_input_grad[0]:
         return (None,) * 6
     rois, argmax = ctx.saved_tensors
     to_input = call(

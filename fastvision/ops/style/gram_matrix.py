@@ -174,6 +174,8 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
         found = call("style_loss_backward", grad, differences, features, ctx.weights, ctx.divisors, layers)
         for layer, gradient in zip(layers, found, strict=True):
             to_features[layer] = gradient
+    if together and not any(wanted_of_targets):
+        return to_features, to_targets, None, None
     for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
         alone = wanted[layer] and not together
         if not alone and not wanted_of_targets[layer]:

@@ -153,10 +153,13 @@ def _(
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.eps, ctx.slope = inputs
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # of those: zeros that nobody reads
     ctx.save_for_backward(*tensors, *output[1:])
 
 
-def _instance_norm_backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
+def _instance_norm_backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+    if grad is None:
+        return (None,) * 6
     input, weight, bias, style, mean, rstd = ctx.saved_tensors
     to_input, to_weight, to_bias = call(
         "instance_norm_backward", grad, input, weight, bias, style, mean, rstd, ctx.eps, ctx.slope

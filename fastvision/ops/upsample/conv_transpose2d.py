@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch.compiler import is_compiling
 from fastvision import reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, plan, plans
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, Plan, plan, plans
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
 from fastvision.reference.upsample.pair import to_pair
 
@@ -70,25 +71,35 @@ def conv_transpose2d(
         et al. 2016, "Is the deconvolution layer the same as a convolutional layer?"; signature of
         ``torch.nn.functional.conv_transpose2d``.
     """
-    kernel = None
+    planned = None
     if not is_compiling():  # whose sizes are no keys
-        # as little as can be before torch has its turn: after a layer of 0.2 ms each line of Python finds cold caches
+        # as little as can be before a kernel has its turn: after a layer of 0.2 ms each line of Python finds cold
+        # caches, and on a GPU a small layer takes less than 10 us
+        dtype = input.dtype
         layer = (
-            input.shape, input.stride(), weight.shape, stride, padding, output_padding, groups, dilation, input.dtype,
+            input.shape, input.stride(), weight.shape, stride, padding, output_padding, groups, dilation, dtype,
             input.is_cuda,
         )  # fmt: skip
         try:
-            kernel = plans[layer]
+            planned = plans[layer]
         except TypeError:  # lists are no keys
-            kernel = plan(*layer)
-        if kernel == "torch" and activation is None and not _is_any_autocast_enabled():
-            try:
-                return torch.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-            except RuntimeError:
-                if _fits(input, weight, bias, groups):
-                    raise
+            planned = plan(*layer)
+        if not _is_any_autocast_enabled():
+            if planned.kernel == "torch" and activation is None:
+                try:
+                    return torch.conv_transpose2d(
+                        input, weight, bias, stride, padding, output_padding, groups, dilation
+                    )
+                except RuntimeError:
+                    if _fits(input, weight, bias, groups):
+                        raise
+            elif planned.kernel == "fastvision" and (activation is None or activation == "relu"):
+                alike = weight.dtype == dtype and (bias is None or bias.dtype == dtype)
+                if alike and input.dim() == 4:
+                    slope = 1.0 if activation is None else 0.0
+                    return call("conv_transpose2d", input, weight, bias, planned.geometry, slope)
     geometry = (stride, padding, output_padding, groups, dilation)
-    return _conv_transpose2d(input, weight, bias, geometry, activation, negative_slope, kernel)
+    return _conv_transpose2d(input, weight, bias, geometry, activation, negative_slope, planned)
 
 
 def _conv_transpose2d(
@@ -98,20 +109,20 @@ def _conv_transpose2d(
     geometry: tuple[int | Pair, int | Pair, int | Pair, int, int | Pair],
     activation: Activation | None,
     negative_slope: float,
-    kernel: Kernel | None,
+    planned: Plan | None,
 ) -> Tensor:
-    """``kernel``: what was planned for these arguments as they are."""
+    """``planned``: for these arguments as they are."""
     if input.dim() == 3:
         return _conv_transpose2d(input[None], weight, bias, geometry, activation, negative_slope, None)[0]
     if activation is not None:
         _check_activation(activation)
     dtype = input.dtype
     input, weight, bias = _cast_together(input, weight, bias)
-    stride, padding, output_padding, groups, dilation = geometry
-    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
-    if kernel is None or input.dtype != dtype:
-        sizes, steps = (input.shape, input.stride(), weight.shape), (*pairs, groups, to_pair(dilation))
-        kernel = plans.of(*sizes, *steps, input.dtype, input.is_cuda)
+    groups = geometry[3]
+    if planned is None or input.dtype != dtype:
+        sizes = (input.shape, input.stride(), weight.shape)
+        planned = plans.of(*sizes, *geometry, input.dtype, input.is_cuda)
+    kernel: Kernel = planned.kernel
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
@@ -122,11 +133,11 @@ def _conv_transpose2d(
         output = flat.view(-1, *weight.shape[1:])
         return activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
     # the backward tells by the sign of an output on which side of zero the sum was; a negative slope turns it
-    fused = activation if activation == "relu" or negative_slope >= 0 else None
-    output = call(
-        "conv_transpose2d", input, weight, bias, *pairs, groups, to_pair(dilation), fused or "none", negative_slope
-    )
-    return output if fused == activation else activate(output, activation, negative_slope)
+    slope = 1.0 if activation is None else 0.0 if activation == "relu" else negative_slope
+    if slope < 0:
+        output = call("conv_transpose2d", input, weight, bias, planned.geometry, 1.0)
+        return activate(output, activation, slope)
+    return call("conv_transpose2d", input, weight, bias, planned.geometry, slope)
 
 
 def _check_activation(activation: str | None) -> None:
@@ -191,38 +202,34 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 @register_fake("conv_transpose2d")
-def _(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    output_padding: Pair,
-    groups: int,
-    dilation: Pair,
-    activation: str,
-    negative_slope: float,
-) -> Tensor:
+def _(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Sequence[int], negative_slope: float) -> Tensor:
     last = is_channels_last(input)
+    stride, padding, output_padding, dilation, groups = _parts(geometry)
     layer = Layer(
         input.shape, weight.shape, stride, padding, output_padding, groups, dilation, input.dtype, last, False
     )
     return empty_map(input, [input.shape[0], weight.shape[1] * groups, *layer.sides], last)
 
 
+def _parts(geometry: Sequence[int]) -> tuple[Pair, Pair, Pair, Pair, int]:
+    """stride, padding, output_padding, dilation, groups"""
+    a, b, c, d, e, f, g, h, groups = geometry
+    return (a, b), (c, d), (e, f), (g, h), groups
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, bias, *ctx.geometry, ctx.activation, ctx.negative_slope = inputs
+    input, weight, bias, ctx.geometry, ctx.negative_slope = inputs
     ctx.has_bias = bias is not None
-    # the sign of an output is that of the sum before it, for both activations
-    ctx.save_for_backward(input, weight, output if ctx.activation != "none" else None)
+    # the sign of an output is that of the sum before it
+    ctx.save_for_backward(input, weight, output if ctx.negative_slope != 1 else None)
 
 
 def _backward(ctx: Any, grad: Tensor) -> Any:
     """By torch's own convolutions, which are differentiable again."""
     input, weight, output = ctx.saved_tensors
-    stride, padding, output_padding, groups, dilation = ctx.geometry
+    stride, padding, output_padding, dilation, groups = _parts(ctx.geometry)
     if output is not None:
-        below = torch.zeros_like(grad) if ctx.activation == "relu" else ctx.negative_slope * grad
+        below = torch.zeros_like(grad) if ctx.negative_slope == 0 else ctx.negative_slope * grad
         grad = torch.where(output <= 0, below, grad)
     needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
     bias_sizes = [grad.shape[1]] if ctx.has_bias else None
@@ -234,7 +241,7 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     )
     if widened:
         gradients = [None if g is None else g.to(dtype) for g in gradients]
-    return *gradients, *((None,) * 7)
+    return *gradients, None, None
 
 
 register_autograd("conv_transpose2d", _backward, _save)

@@ -20,6 +20,7 @@ _TINY_RESULT, _SMALL_RESULT, _LARGE_RESULT = 1 << 20, 8 << 20, 32 << 20
 _LANES = 16  # numbers of a vector
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
 _AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
+_FEW_PRODUCTS = 10_000_000  # that a GPU does in less time than three calls take to launch
 _FEW_POSITIONS = 512  # input pixels of a batch; fewer do not pay for laying out the weights
 
 
@@ -91,15 +92,15 @@ def choose_kernel(layer: Layer) -> Kernel:
     batch, channels, height, width = layer.input
     outputs, kernel = layer.weight[1] * layer.groups, (layer.weight[2], layer.weight[3])
     plain = (layer.padding, layer.output_padding, layer.dilation) == ((0, 0), (0, 0), (1, 1))
-    if (height, width, layer.groups) == (1, 1, 1) and plain:
+    weights = channels * outputs * kernel[0] * kernel[1]
+    if (height, width, layer.groups) == (1, 1, 1) and plain and not (layer.cuda and batch * weights < _FEW_PRODUCTS):
         return "product"  # one tap an output: the weights are read once, which is all there is to do
     depthwise, dense = layer.groups == channels > 1, layer.groups == 1
     taps = kernel[0] * kernel[1] / (layer.stride[0] * layer.stride[1])  # that an output reads of a channel
     large_stride, positions = min(layer.stride) >= _LARGE_STRIDE, batch * height * width
     many = positions >= _FEW_POSITIONS
     if layer.cuda:
-        # one thread an output: for outputs that read few numbers, where the tiles of a matrix product stay empty
-        return "fastvision" if channels // layer.groups * taps <= 64 else "torch"
+        return "fastvision" if _gather_pays(layer) else "torch"
     if layer.dtype not in (torch.float32, torch.float64):
         # oneDNN multiplies what we would widen to float32
         return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
@@ -138,6 +139,41 @@ def choose_kernel(layer: Layer) -> Kernel:
     return "fastvision" if (kernel == layer.stride and positions >= channels) or few or odd else "torch"
 
 
+def _gather_pays(layer: Layer) -> bool:
+    """Whether gathering what each output reads (csrc/upsample/gather.cuh) beats cuDNN, on CUDA.
+
+    Measured with 600 layers in float32 on an H100, on which cuDNN multiplies in TF32: nothing that is a matrix product
+    of some size is worth gathering. Of the rest, our call takes 5 to 10 us longer to launch than torch's, so cuDNN must
+    have been busy for 25 us before there is anything to gain. In half types it was depthwise layers and large strides
+    that were measured, and are taken.
+    """
+    batch, channels, height, width = layer.input
+    outputs, (rows, columns) = layer.weight[1] * layer.groups, (layer.weight[2], layer.weight[3])
+    results = batch * outputs * layer.sides[0] * layer.sides[1]
+    # that an output reads
+    reads = channels // layer.groups * rows * columns / (layer.stride[0] * layer.stride[1])
+    strided, windows = min(layer.stride) > 1, (rows, columns) == layer.stride
+    if layer.groups == channels > 1 and outputs == channels:
+        # cuDNN visits every tap of the kernel for every output, and knows better only without strides and turned
+        return (strided or not layer.channels_last) and results * rows * columns >= (
+            45 if layer.channels_last else 30
+        ) * 1e6
+    half = layer.dtype.itemsize == 2
+    if half and (layer.groups > 1 or not _LARGE_STRIDE <= min(layer.stride) <= 2 * _LARGE_STRIDE):
+        return False
+    if layer.groups > 1:
+        # one product a group, each of them small
+        each = outputs // layer.groups
+        if not strided:
+            return not layer.channels_last and each <= 4 and results >= 1_000_000
+        return reads <= 64 and (results >= 1_000_000 or (not windows and results * reads >= 1_000_000))
+    if not strided or batch * channels * height * width + results < (4_000_000 if layer.channels_last else 2_000_000):
+        return False
+    if windows and outputs <= 4:
+        return channels <= (256 if max(layer.stride) == 2 else 64)
+    return reads <= (100 if min(layer.stride) >= _LARGE_STRIDE else 36)
+
+
 def _overlap_pays(layer: Layer, result: int) -> bool:
     """Whether a product of all pixels with all taps (csrc/upsample/overlap_products.h) beats oneDNN's convolution.
 
@@ -167,6 +203,16 @@ def _overlap_pays(layer: Layer, result: int) -> bool:
     return (positions * weights <= 8_000_000 and channels >= 32) or (result >= _LARGE_RESULT and strided)
 
 
+class Plan(NamedTuple):
+    """Who computes a layer, and how it is laid out, as our kernel is told.
+
+    geometry: stride, padding, output_padding and dilation, each of rows and of columns, and the groups.
+    """
+
+    kernel: Kernel
+    geometry: tuple[int, ...]
+
+
 def plan(
     input: torch.Size,
     strides: tuple[int, ...],
@@ -178,12 +224,13 @@ def plan(
     dilation: int | Pair,
     dtype: torch.dtype,
     cuda: bool,
-) -> Kernel:
+) -> Plan:
     """:func:`choose_kernel` of an input and a weight of these sizes, the former of these ``strides``."""
-    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding)
+    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding), to_pair(dilation)
     last = len(input) == 4 and _is_channels_last(input, strides)
-    layer = Layer(input, weight, *pairs, groups, to_pair(dilation), dtype, last, cuda)
-    return choose_kernel(layer) if layer.sound else "fastvision"
+    layer = Layer(input, weight, *pairs[:3], groups, pairs[3], dtype, last, cuda)
+    geometry = (*(number for pair in pairs for number in pair), groups)
+    return Plan(choose_kernel(layer) if layer.sound else "fastvision", geometry)
 
 
 def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:

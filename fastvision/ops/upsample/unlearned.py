@@ -34,7 +34,8 @@ def nearest_upsample(input: Tensor, factor: int) -> Tensor:
     if input.numel() == 0:
         return reference.upsample.nearest_upsample(input, factor)
     height, width = input.shape[2:]
-    return torch.nn.functional.interpolate(input, (height * factor, width * factor), mode="nearest")
+    with torch.autocast(input.device.type, enabled=False):  # which makes it float32 on CUDA
+        return torch.nn.functional.interpolate(input, (height * factor, width * factor), mode="nearest")
 
 
 @with_reference(reference.upsample.bed_of_nails_upsample)

@@ -14,8 +14,9 @@ def bin_edges(low: Tensor, high: Tensor, bins: int, size: int) -> list[tuple[int
     """Pixels [first, last) of each bin between two rounded corners, both inclusive, clipped to the map."""
     start, length = low, (high - low + 1).clamp(min=1)
     index = torch.arange(bins, dtype=low.dtype, device=low.device)
-    first = start + (index * (length / bins)).floor()
-    last = start + ((index + 1) * (length / bins)).ceil()
+    bin_length = length / torch.full_like(length, bins)  # by a number, CUDA would multiply with its rounded reciprocal
+    first = start + (index * bin_length).floor()
+    last = start + ((index + 1) * bin_length).ceil()
     edges = torch.stack([first, last]).nan_to_num(0.0, size, 0).clamp(0, size).long()
     return [(a, b) for a, b in edges.T.tolist()]
 

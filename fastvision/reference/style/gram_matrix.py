@@ -13,12 +13,16 @@ Normalize = Literal["chw", "hw", "none"]
 
 def gram_divisor(op: str, features: Tensor, normalize: str) -> int:
     """What the sums over pixels are divided by; features [B, C, H, W]."""
-    if features.dim() != 4:
-        raise ValueError(f"{op}: expected features of shape [B, C, H, W] or [C, H, W], got {list(features.shape)}")
-    if normalize not in ("chw", "hw", "none"):
-        raise ValueError(f'{op}: expected normalize "chw", "hw" or "none", got {normalize!r}')
-    channels, pixels = features.shape[1], features.shape[2] * features.shape[3]
-    return {"chw": channels * pixels, "hw": pixels, "none": 1}[normalize]
+    shape = features.shape
+    if len(shape) != 4:
+        raise ValueError(f"{op}: expected features of shape [B, C, H, W] or [C, H, W], got {list(shape)}")
+    if normalize == "chw":
+        return shape[1] * shape[2] * shape[3]
+    if normalize == "hw":
+        return shape[2] * shape[3]
+    if normalize == "none":
+        return 1
+    raise ValueError(f'{op}: expected normalize "chw", "hw" or "none", got {normalize!r}')
 
 
 def guided(op: str, features: Tensor, weight_map: Tensor, normalize: str) -> Tensor:
