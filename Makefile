@@ -31,7 +31,7 @@ cmake = .venv/bin/cmake -S . -B build/$(1) -G Ninja --log-level=STATUS \
 	  | sed -n '/fastvision:/p' && \
 	.venv/bin/cmake --build build/$(1) && .venv/bin/cmake --install build/$(1) --prefix $(2) >/dev/null
 
-.PHONY: help env build emulated emulated-asan test test-cpu test-emulated test-instrument test-asan test-abi wheel \
+.PHONY: help env build emulated emulated-asan test test-cpu test-emulated test-emulated-rest test-instrument test-asan test-abi wheel \
   demo lint format bench bench-gpu test-gpu clean
 
 help:  ## this list
@@ -59,13 +59,18 @@ emulated: $(ENV)  ## fastvision/_C_emulated*.so: the CUDA kernels compiled for t
 emulated-asan: $(ENV)  ## the same with sanitizers, in build/asan/site
 	@$(call cmake,asan,build/asan/site,-DFASTVISION_EMULATED=ON -DFASTVISION_SANITIZE=ON)
 
-test: test-cpu test-emulated test-instrument test-asan  ## all tests that need no GPU
+test: test-cpu test-emulated-rest test-instrument test-asan  ## all tests that need no GPU
 
 test-cpu: build
 	FASTVISION_BACKEND=native .venv/bin/pytest $(PYTEST_FLAGS) tests
 
 test-emulated: emulated
 	FASTVISION_BACKEND=emulated .venv/bin/pytest $(PYTEST_FLAGS) tests/ops tests/test_registry.py
+
+# the others run under the sanitizers, with the same kernels
+test-emulated-rest: emulated
+	FASTVISION_BACKEND=emulated .venv/bin/pytest $(PYTEST_FLAGS) -m slow tests/ops
+	FASTVISION_BACKEND=emulated .venv/bin/pytest $(PYTEST_FLAGS) tests/test_registry.py
 
 test-instrument: $(ENV)
 	.venv/bin/pytest $(PYTEST_FLAGS) csrc/emulation/tests
