@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if found:
             report.show(family, found, ceilings[arguments.device])
         results += found
+    if not results:
+        print(f"no workload has {arguments.only!r} in its name")
+        return 2
     if arguments.device == "cuda":
         print("left out: OpenVINO, OpenCV, lsnms and powerboxes suppress on the CPU only")
     if {"nms", "roi"} & set(arguments.families or FAMILIES):

@@ -4,7 +4,8 @@
 // The windows of a 2 x 2 convolution of stride 2 do not overlap: each of its four positions (a, b) is a matrix product,
 //   out[r, 2y + a, 2x + b] = class_bias[l] + sum_o class_weight[l, o] relu(bias[o] + sum_c f[r, c, y, x] w[c, o, a,
 //   b]),
-// and the hidden map, 2.6 times as large as the features and 256 times as large as the result, need not be stored.
+// and the hidden map, 2.6 times as large as the features and 256 times as large as the result, need not be stored (on
+// the CPU; on CUDA cuDNN's convolution is worth storing it).
 #pragma once
 
 #include "common/activation.h"

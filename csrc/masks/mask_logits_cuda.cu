@@ -74,7 +74,9 @@ Tensor mask_logits(const Tensor& features, const Tensor& weight, const Tensor& b
   if (out.numel() == 0) return out;
   const Tensor hidden = hidden_map(p, features, weight);
   const bool channels_last = is_channels_last(hidden);
-  const Inputs plain = contiguous_inputs(in, geometry_type(features.scalar_type()));
+  // of the parameters, the weight is the convolution's
+  const Inputs plain =
+      contiguous_inputs({bias, bias, class_weight, class_bias, labels}, geometry_type(features.scalar_type()));
   dispatch_floating(kOp, features.scalar_type(), [&](auto r) {
     using R = typename decltype(r)::type;
     using T = Accumulator<R>;

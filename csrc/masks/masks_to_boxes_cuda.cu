@@ -22,8 +22,7 @@ struct Edges {
     left = minimum(left, e.left), right = maximum(right, e.right);
     top = minimum(top, e.top), bottom = maximum(bottom, e.bottom);
   }
-  // What all threads of a block saw, in thread 0.
-  template <int kCount>
+  // What all threads of a block saw.
   FV_DEVICE Edges of_block() const {
     FV_SHARED(Edges, all, [1]);
     if (threadIdx.x == 0) all[0] = none();
@@ -41,10 +40,10 @@ struct alignas(kBytes) Word {
   uint32_t of[kBytes / 4];
 };
 
-// partial [N, chunks]
-__global__ void __launch_bounds__(kThreads)
-    find_edges(const uint8_t* __restrict__ masks, int64_t height, int64_t width, int64_t chunks, Edges* partial) {
-  const int64_t mask = blockIdx.x / chunks, size = height * width, plane = mask * size;
+// masks: aligned, the first of them `into` bytes further; partial [N, chunks]
+__global__ void __launch_bounds__(kThreads) find_edges(const uint8_t* __restrict__ masks, int64_t into, int64_t height,
+                                                       int64_t width, int64_t chunks, Edges* partial) {
+  const int64_t mask = blockIdx.x / chunks, size = height * width, plane = into + mask * size;
   // chunks begin where memory is aligned, so the first of a mask has bytes of the one before it, and the last of the
   // next
   const int64_t begin = plane / kBytes * kBytes + blockIdx.x % chunks * kChunk,
@@ -65,7 +64,7 @@ __global__ void __launch_bounds__(kThreads)
       if (++x == width) x = 0, ++y;
     }
   }
-  const Edges all = edges.of_block<kThreads>();
+  const Edges all = edges.of_block();
   if (threadIdx.x == 0) partial[blockIdx.x] = all;
 }
 
@@ -73,7 +72,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kMergers) merge(const Edges* partial, int64_t chunks, float* boxes) {
   Edges edges = Edges::none();
   for (int64_t c = threadIdx.x; c < chunks; c += kMergers) edges.see(partial[blockIdx.x * chunks + c]);
-  const Edges all = edges.of_block<kMergers>();
+  const Edges all = edges.of_block();
   if (threadIdx.x > 0) return;
   float* box = boxes + 4 * int64_t(blockIdx.x);
   const bool any = all.right >= 0;
@@ -88,13 +87,12 @@ Tensor masks_to_boxes(const Tensor& masks) {
   Tensor boxes = torch::stable::new_empty(plain, {count, 4}, ScalarType::Float);
   if (count == 0) return boxes;
   const auto* data = static_cast<const uint8_t*>(plain.const_data_ptr());
-  const int64_t into = reinterpret_cast<uintptr_t>(data) % kBytes;  // of a view that begins between two words
+  const int64_t into = reinterpret_cast<uintptr_t>(data) % kBytes;
   const int64_t chunks = ceil_div(height * width + kBytes, kChunk);
   const Tensor partial = empty_vector(plain, count * chunks * int64_t(sizeof(Edges) / sizeof(int)), ScalarType::Int);
   auto* edges = reinterpret_cast<Edges*>(partial.mutable_data_ptr<int32_t>());
-  const Tensor aligned = into == 0 ? plain : torch::stable::clone(plain);
-  launch(kOp, &find_edges, {blocks_for(count * chunks, 1), kThreads}, plain,
-         static_cast<const uint8_t*>(aligned.const_data_ptr()), height, width, chunks, edges);
+  launch(kOp, &find_edges, {blocks_for(count * chunks, 1), kThreads}, plain, data - into, into, height, width, chunks,
+         edges);
   launch(kOp, &merge, {blocks_for(count, 1), kMergers}, plain, edges, chunks, boxes.mutable_data_ptr<float>());
   return boxes;
 }

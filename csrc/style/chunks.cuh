@@ -30,7 +30,7 @@ inline LaunchShape plane_shape(const Groups& groups) {
 }
 
 // What the lane `half` further has, for a sum over a warp in lane 0.
-FV_DEVICE double from_lane_below(double value, int half) { return __shfl_down_sync(0xffffffffu, value, half); }
+FV_DEVICE double from_later_lane(double value, int half) { return __shfl_down_sync(0xffffffffu, value, half); }
 
 // What a thread of a plane_shape works on: every kWarp-th chunk of a plane.
 struct PlaneThread {

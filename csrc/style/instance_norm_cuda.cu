@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kThreads)
     add({pair[0], pair[groups.channels]}, double(groups.pixels_of(chunk)));
   }
   for (int half = style::kWarp / 2; half > 0; half /= 2) {
-    const Moments more{style::from_lane_below(moments.mean, half), style::from_lane_below(moments.squares, half)};
-    const double pixels = style::from_lane_below(count, half);
+    const Moments more{style::from_later_lane(moments.mean, half), style::from_later_lane(moments.squares, half)};
+    const double pixels = style::from_later_lane(count, half);
     if (pixels > 0) add(more, pixels);
   }
   if (!thread.any || thread.lane > 0) return;
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) add_chunks(const Groups groups, cons
     sum += pair[0], product += pair[groups.channels];
   }
   for (int half = style::kWarp / 2; half > 0; half /= 2) {
-    sum += style::from_lane_below(sum, half), product += style::from_lane_below(product, half);
+    sum += style::from_later_lane(sum, half), product += style::from_later_lane(product, half);
   }
   if (!thread.any || thread.lane > 0) return;
   const int64_t plane = thread.plane;

@@ -60,7 +60,8 @@ inline Params make_params(const char* op, const Tensor& input, const Tensor& wei
   FV_CHECK(weight.scalar_type() == input.scalar_type(), op, "expected weight of the dtype of input");
   check_same_device(op, "weight", weight, "input", input);
   FV_CHECK(geometry.size() == kGeometry, op,
-           "expected two numbers for each of stride, padding, output_padding and dilation, and groups");
+           "expected stride, padding, output_padding and dilation of rows and columns, and groups: 9 numbers, got ",
+           geometry.size());
   const int64_t groups = geometry[8];
   FV_CHECK(input.size(1) > 0, op, "expected at least one input channel, got ", shape_of(input));
   FV_CHECK(groups > 0 && input.size(1) % groups == 0, op, "expected groups to divide the ", input.size(1),

@@ -61,7 +61,7 @@ void run(const Call<S>& call) {
   const int64_t columns = ceil_div(p.x.out + p.x.padding % kColumns, int64_t(kColumns));
   const int64_t items = y.stride * ceil_div(p.y.positions(), int64_t(kRows<kColumns>));
   const bool aligned = !kChannelsLast && p.x.out % kColumns == 0 && p.x.padding % kColumns == 0;
-  const Steps in(strides_of(call.input)), out(strides_of(call.output));
+  const Steps in(call.input), out(call.output);
   const Work work{y,
                   x,
                   int(p.group_channels()),
@@ -74,7 +74,9 @@ void run(const Call<S>& call) {
                   out,
                   call.steps,
                   aligned};
-  const unsigned blocks = blocks_for(columns * items * (kChannelsLast ? chunks * p.groups : 1), kThreads);
+  const int64_t threads = columns * items * (kChannelsLast ? chunks * p.groups : 1);
+  FV_CHECK(threads <= UINT32_MAX, kOp, "expected an image of fewer outputs on CUDA, got ", shape_of(call.output));
+  const unsigned blocks = blocks_for(threads, kThreads);
   constexpr int64_t kMostImages = 65535;  // along z
   for (int64_t n = 0; n < p.batch; n += kMostImages) {
     const unsigned images = unsigned(std::min(kMostImages, p.batch - n));
@@ -119,10 +121,13 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
   check_bias(kOp, bias, input, p.outputs);
   const Tensor output = empty_map(input, p.batch, p.outputs, p.y.out, p.x.out, is_channels_last(input));
   if (output.numel() == 0) return output;
-  const Tensor plain = Steps::fit(strides_of(input)) ? input : torch::stable::contiguous(input);
   for (const Axis* axis : {&p.y, &p.x}) {
-    FV_CHECK(axis->out + 2 * axis->padding < kMostSide, kOp, "expected sides below 2^26 on CUDA, got ", axis->out);
+    const int64_t side = axis->out + 2 * axis->padding;
+    FV_CHECK(side < kMostSide, kOp, "expected padded sides below 2^26 on CUDA, got ", side);
   }
+  const Tensor plain = Steps::fit(input) ? input : torch::stable::contiguous(input);
+  FV_CHECK(Steps::fit(plain) && Steps::fit(output), kOp, "expected rows of less than 2^26 numbers on CUDA, got ",
+           shape_of(output));
   dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     const Tensor w = contiguous_as(weight, input.scalar_type());

@@ -20,7 +20,7 @@ constexpr int kMany = 4;  // output channels or columns of a thread where it has
 template <int kColumns>
 inline constexpr int kRows = kColumns > 1 ? 4 : 8;
 
-constexpr int64_t kMostSide = 1 << 26;  // of an output with its padding: indices and divisions have 32 bits
+constexpr int64_t kMostSide = 1 << 26;  // and most of a row's numbers: indices and divisions have 32 bits
 
 // An axis in 32 bits.
 struct Line {
@@ -56,13 +56,17 @@ struct WeightSteps {
   int64_t group, chunk, row, channel, tap;
 };
 
-// Strides in elements: those of rows and columns in 32 bits.
+// Strides in elements: those of rows and columns in 32 bits, and 0 where there is but one.
 struct Steps {
   int64_t n, c;
   int h, w;
 
-  explicit Steps(const Strides& step) : n(step.n), c(step.c), h(int(step.h)), w(int(step.w)) {}
-  static bool fit(const Strides& step) { return step.h < kMostSide && step.w < kMostSide; }
+  explicit Steps(const Tensor& t) : n(t.stride(0)), c(t.stride(1)), h(step_of(t, 2)), w(step_of(t, 3)) {}
+  static bool fit(const Tensor& t) { return fits(t, 2) && fits(t, 3); }
+
+ private:
+  static bool fits(const Tensor& t, int d) { return t.size(d) == 1 || t.stride(d) < kMostSide; }
+  static int step_of(const Tensor& t, int d) { return t.size(d) == 1 ? 0 : int(t.stride(d)); }
 };
 
 struct Work {

@@ -76,6 +76,29 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+constexpr int64_t kLargeCell = 32;  // pixels, from which on an input has more to write than a thread should
+
+// The same by a thread an output.
+template <class W, class Index>
+__global__ void __launch_bounds__(kThreads)
+    unpool_pixels(const __grid_constant__ Args args, Index count, Map<const W> in, Places places, Map<W> out,
+                  int32_t* __restrict__ marked) {
+  const Params& p = args.p;
+  const Index e = Index(blockIdx.x) * kThreads + threadIdx.x;
+  if (e >= count) return;
+  const Element at =
+      element_at<Index>(e, Index(p.channels), Index(p.out_height), Index(p.out_width), args.channels_last);
+  const int64_t i = Index(at.y) / Index(p.cell_height), j = Index(at.x) / Index(p.cell_width);
+  W value = 0;
+  if (i < p.height && j < p.width) {
+    const int64_t place = places.at(at.n, at.c)[i * places.step.h + j * places.step.w];
+    if (place == at.y * p.out_width + at.x) value = in.at(at.n, at.c)[i * in.step.h + j * in.step.w];
+    const bool first = at.y == i * p.cell_height && at.x == j * p.cell_width;
+    if (first && !p.in_cell(place, i, j)) marked[args.block_of(at.n, at.c)] = 1;
+  }
+  out.data[e] = value;
+}
+
 template <class W, class Index>
 __global__ void __launch_bounds__(kThreads)
     gather_cells(const __grid_constant__ Args args, Index count, Map<const W> grad, Places places, Map<W> out,
@@ -152,17 +175,17 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// first, of one thread an input, then `again`, of one block a block of planes; scratch is `last`.
+// first, of one thread an element of `shared`, then `again`, of one block a block of planes; scratch is `last`.
 template <class W, class Index>
 void run(const char* op, const Args& args, const Tensor& from, const Tensor& indices, Tensor& output, Tensor& last,
-         void (*first)(Args, Index, Map<const W>, Places, Map<W>, int32_t*),
+         const Tensor& shared, void (*first)(Args, Index, Map<const W>, Places, Map<W>, int32_t*),
          void (*again)(Args, Map<const W>, Places, const int32_t*, Map<int32_t>, Map<W>)) {
   const int64_t blocks = args.p.batch * args.blocks;
   const Tensor marked = empty_vector(from, blocks, ScalarType::Int);
   int32_t* marks = marked.mutable_data_ptr<int32_t>();
   if (args.has_cells()) {
     clear(op, from, marks, size_t(blocks) * sizeof(int32_t));
-    launch(op, first, {blocks_for(indices.numel(), kThreads), kThreads}, from, args, Index(indices.numel()),
+    launch(op, first, {blocks_for(shared.numel(), kThreads), kThreads}, from, args, Index(shared.numel()),
            read<W>(from), read<int64_t>(indices), write<W>(output), marks);
   }
   launch(op, again, {blocks_for(blocks, 1), kThreads}, from, args, read<W>(from), read<int64_t>(indices), marks,
@@ -187,10 +210,13 @@ Tensor forward(const Tensor& input, const Tensor& indices, int64_t height, int64
   Tensor last = output.element_size() == 4
                     ? output
                     : empty_map(input, p.batch, p.channels, height, width, args.channels_last, ScalarType::Int);
-  dispatch(output, wide, [&](auto w, auto index) {
+  const bool large = p.cell_height * p.cell_width >= kLargeCell;
+  const Tensor& shared = large ? output : wide;
+  dispatch(output, shared, [&](auto w, auto index) {
     using W = typename decltype(w)::type;
     using Index = typename decltype(index)::type;
-    run<W, Index>(kOp, args, input, wide, output, last, &unpool_cells<W, Index>, &unpool_marked<W>);
+    const auto first = large ? &unpool_pixels<W, Index> : &unpool_cells<W, Index>;
+    run<W, Index>(kOp, args, input, wide, output, last, shared, first, &unpool_marked<W>);
   });
   return output;
 }
@@ -206,7 +232,7 @@ Tensor backward(const Tensor& grad, const Tensor& indices) {
   dispatch(output, wide, [&](auto w, auto index) {
     using W = typename decltype(w)::type;
     using Index = typename decltype(index)::type;
-    run<W, Index>(kOp, args, flat, wide, output, last, &gather_cells<W, Index>, &gather_marked<W>);
+    run<W, Index>(kOp, args, flat, wide, output, last, wide, &gather_cells<W, Index>, &gather_marked<W>);
   });
   return output;
 }

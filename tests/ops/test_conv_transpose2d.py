@@ -222,6 +222,23 @@ def test_nails_stay_where_they_are(device: torch.device) -> None:
     assert torch.equal(ops.bed_of_nails_upsample(x, 3), ops.bed_of_nails_upsample.reference(x, 3))
 
 
+def test_shapes_are_known_without_data() -> None:
+    x = torch.empty(1, 3, 4, 4, device="meta")
+    assert ops.nearest_upsample(x, 2).shape == ops.bed_of_nails_upsample(x, 2).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_weights_that_begin_anywhere(groups: int, dtype: torch.dtype, device: torch.device) -> None:
+    g = torch.Generator().manual_seed(4)
+    x = torch.randn(1, 8, 5, 6, generator=g).to(device, dtype)
+    weight = torch.randn(8 * (8 // groups) * 64 + 1, generator=g).to(device, dtype)[1:].view(8, 8 // groups, 8, 8)
+    expected = F.conv_transpose2d(x.double(), weight.double(), None, 4, 2, 0, groups)
+    actual = kernel(x, weight, None, (4, 4), (2, 2), (0, 0), groups, (1, 1), slope=1.0)
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_pixel_reaches_its_kernel_only(bad: float, device: torch.device) -> None:
     x = torch.randn(1, 3, 9, 40, device=device)

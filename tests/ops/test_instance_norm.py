@@ -91,6 +91,10 @@ def test_nothing_to_normalise(device: torch.device) -> None:
         out, *gradients = value_and_gradients(ops.instance_norm, torch.zeros(shape, device=device), w, b)
         assert out.shape == shape and gradients[0].shape == shape
         assert not gradients[1].any() and not gradients[2].any()
+        _, to_x, to_weight = value_and_gradients(
+            lambda x, w: ops.instance_norm(x, w), torch.zeros(shape, device=device), w
+        )
+        assert to_x.shape == shape and not to_weight.any()
     nobody = torch.zeros(0, dtype=torch.long, device=device)
     assert ops.instance_norm(torch.zeros(0, 4, 5, 6, device=device), weight[None], style=nobody).shape == (0, 4, 5, 6)
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from fastvision import ops
 from fastvision.ops._remembered import Remembered
 from fastvision.ops.upsample import kernel_choice
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, _gather_pays, choose_kernel, plan
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, _gather_pays, choose_kernel, plan, plans
+
+
+@pytest.fixture(autouse=True)
+def true_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On CUDA the other tests ask for our kernel whatever the size."""
+    monkeypatch.setattr(kernel_choice, "_gather_pays", _gather_pays)
+    kernel_choice.plans.clear()
+    yield
+    kernel_choice.plans.clear()
 
 
 def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
@@ -49,8 +61,7 @@ def test_the_choice() -> None:
         ((8, 8, 3, 1, 512), "torch"),
     ],
 )
-def test_on_cuda(layer: tuple[int, ...], kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_choice, "_gather_pays", _gather_pays)
+def test_on_cuda(layer: tuple[int, ...], kernel: str) -> None:
     assert chosen(*layer, cuda=True) == kernel
 
 
@@ -59,6 +70,28 @@ def test_on_cuda_in_half() -> None:
     half: dict[str, Any] = {"dtype": torch.float16, "cuda": True}
     assert chosen(21, 21, 64, 32, 34, 21, **half) == "fastvision" and chosen(21, 21, 16, 8, 70, **half) == "fastvision"
     assert chosen(21, 21, 64, 32, 34, **half) == chosen(32, 64, 2, 2, 128, **half) == "torch"
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_sizes_that_need_more_than_32_bits_on_cuda(last: bool) -> None:
+    cuda: dict[str, Any] = {"cuda": True, "channels_last": last}
+    assert chosen(2, 2, 1, 2, 1, 2, input=torch.Size((1, 2, 64, 1 << 18)), **cuda) == "fastvision"
+    for size in ((1, 2, 1, 1 << 26), (1, 2, 1 << 14, 1 << 15)):
+        assert chosen(2, 2, 1, 2, 1, 2, input=torch.Size(size), **cuda) == "torch"
+    wide = torch.Size((1, 1024, 1, 1 << 16))
+    assert chosen(1024, 1024, 2, 2, 1, 1024, input=wide, **cuda) == ("torch" if last else "fastvision")
+
+
+def test_small_layers(device: torch.device) -> None:
+    """By default, cuDNN's on CUDA."""
+    x, weight, bias = (torch.randn(size, device=device) for size in ((2, 6, 5, 7), (6, 2, 4, 4), (4,)))
+    for activation in (None, "relu", "leaky_relu"):
+        for groups in (1, 2):
+            w, b = (weight, bias[:2]) if groups == 1 else (weight, bias)
+            expected = F.conv_transpose2d(x, w, b, 2, 1, 0, groups)
+            expected = {None: expected, "relu": expected.relu(), "leaky_relu": F.leaky_relu(expected)}[activation]
+            actual = ops.conv_transpose2d(x, w, b, 2, 1, 0, groups, activation=activation)
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_products_on_cuda() -> None:
@@ -110,14 +143,19 @@ def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], monkeypatch: pytes
 
 
 def test_plans_are_remembered_and_bounded() -> None:
-    plans = Remembered(plan, 2)
+    few = Remembered(plan, 2)
     for side in (3, 4, 5, 4):
         x, weight = torch.empty(1, 8, side, side), torch.empty(8, 8, 2, 2)
         layer = (x.shape, x.stride(), weight.shape, 2, 0, 0, 1, 1, x.dtype, False)
-        assert plans[layer] == plan(*layer) and layer in plans and len(plans) <= 2
+        assert few[layer] == plan(*layer) and layer in few and len(few) <= 2
 
 
 def test_what_must_not_be_kept_is_not() -> None:
+    x, weight = torch.randn(1, 4, 6, 6), torch.randn(4, 1, 4, 4)
+    for stride in (2.0, True):
+        layer = (x.shape, x.stride(), weight.shape, stride, 0, 0, 4, 1, x.dtype, False)
+        plans[layer]
+        assert layer not in plans
     doubled = Remembered(lambda x: 2 * x, 2, keep=lambda answer: isinstance(answer, int))
     assert type(doubled.of(2.0)) is float and type(doubled.of(2)) is int and list(doubled) == [(2,)]
     assert doubled.of([1]) == [1, 1]

@@ -86,6 +86,16 @@ def test_inside_autocast(device: torch.device) -> None:
     torch.testing.assert_close(out, ops.mask_logits(*head), rtol=3e-2, atol=3e-2)
 
 
+def test_a_weight_that_others_use_inside_autocast(device: torch.device) -> None:
+    """autocast keeps the copies of parameters it makes, and hands them to whoever comes next."""
+    features, weight, *rest = head_of(device, 2, 3, 5, 2, (4, 4), dtype=torch.float32)
+    weight.requires_grad_()
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        ops.mask_logits(features, weight, *rest)
+        (grad,) = torch.autograd.grad(F.conv_transpose2d(features, weight, stride=2).sum(), weight)
+    assert grad.abs().sum() > 0
+
+
 def test_sigmoid(device: torch.device) -> None:
     head = head_of(device, 3, 4, 5, 2, (3, 3))
     assert torch.equal(ops.mask_logits(*head, sigmoid=True), ops.mask_logits(*head).sigmoid())

@@ -249,3 +249,13 @@ def test_bad_arguments(device: torch.device) -> None:
         ops.paste_masks(masks, boxes, (9, 9), rule="coco")
     with pytest.raises(ValueError, match=r"masks of shape \[N, H, W\]"):
         ops.masks_to_boxes(masks[0])
+
+
+@pytest.mark.parametrize("size", [(3, 301, 333), (5, 37, 41), (2, 1, 100_003), (2, 7, 3)])
+def test_edges_of_masks_anywhere_in_memory(size: tuple[int, int, int], device: torch.device) -> None:
+    """Masks of many chunks, and views that begin between two words."""
+    g = data.generator(1)
+    masks = (torch.rand(size[0] + 1, *size[1:], generator=g) > 0.999).to(device)
+    masks[0, 0, -1] = masks[-1, -1, 0] = masks[1, -1, -1] = True
+    for view in (masks, masks[1:], masks.flatten()[5 : 5 + size[1] * size[2]].view(1, *size[1:]), masks[:, :, 1:]):
+        assert torch.equal(ops.masks_to_boxes(view), ops.masks_to_boxes.reference(view))

@@ -39,7 +39,9 @@ def mask_logits(
 
     Shapes:
         ``[R, C, H, W], [C, O, 2, 2], [O], [K, O], [K], [R] -> [R, 2 H, 2 W]`` in the dtype of ``features``; sums are
-        float32, of float64 features float64. Differentiable in all but ``labels``, any number of times; the backward
+        float32, of float64 features float64. On CUDA the hidden map is what the layer itself would give: rounded where
+        it is of a half type (and infinite beyond 65504 in float16), of TF32 products where torch allows them, in
+        autocast's dtype inside autocast. Differentiable in all but ``labels``, any number of times; the backward
         computes the hidden map again.
 
     Raises:

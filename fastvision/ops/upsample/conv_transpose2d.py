@@ -213,6 +213,8 @@ def _(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Sequence[int
 
 def _parts(geometry: Sequence[int]) -> tuple[Pair, Pair, Pair, Pair, int]:
     """stride, padding, output_padding, dilation, groups"""
+    if len(geometry) != 9:
+        raise ValueError(f"conv_transpose2d: expected a geometry of 9 numbers, got {len(geometry)}")
     a, b, c, d, e, f, g, h, groups = geometry
     return (a, b), (c, d), (e, f), (g, h), groups
 

@@ -100,7 +100,7 @@ def choose_kernel(layer: Layer) -> Kernel:
     large_stride, positions = min(layer.stride) >= _LARGE_STRIDE, batch * height * width
     many = positions >= _FEW_POSITIONS
     if layer.cuda:
-        return "fastvision" if _gather_pays(layer) else "torch"
+        return "fastvision" if _gather_can(layer) and _gather_pays(layer) else "torch"
     if layer.dtype not in (torch.float32, torch.float64):
         # oneDNN multiplies what we would widen to float32
         return "fastvision" if depthwise or layer.dtype not in NATIVE_HALF else "torch"
@@ -137,6 +137,14 @@ def choose_kernel(layer: Layer) -> Kernel:
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
     few = outputs <= 4 or (outputs <= 8 and channels <= 64 and taps <= 9)
     return "fastvision" if (kernel == layer.stride and positions >= channels) or few or odd else "torch"
+
+
+def _gather_can(layer: Layer) -> bool:
+    """Whether sizes stay within what csrc/upsample/gather.cuh counts in 32 bits."""
+    sides, outputs = layer.sides, layer.weight[1] * layer.groups
+    padded = max(side + 2 * padding for side, padding in zip(sides, layer.padding, strict=True))
+    row = max(layer.input[1] * layer.input[3], outputs * sides[1]) if layer.channels_last else padded
+    return max(padded, row) < 1 << 26 and outputs * sides[0] * sides[1] < 1 << 29 and outputs < 1 << 16
 
 
 def _gather_pays(layer: Layer) -> bool:
@@ -243,4 +251,5 @@ def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
     return strides[1] == 1
 
 
-plans = Remembered(plan, 1024)
+# a stride of 2.0 is an error, and not to be one for 2
+plans = Remembered(plan, 1024, keep=lambda plan: all(type(number) is int for number in plan.geometry))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
 from fastvision.ops.upsample.conv_transpose2d import conv_transpose2d
+
+
+def without_autocast(input: Tensor) -> AbstractContextManager[Any]:
+    device = input.device.type  # not all know autocast, meta does not
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 @with_reference(reference.upsample.nearest_upsample)
@@ -34,7 +42,7 @@ def nearest_upsample(input: Tensor, factor: int) -> Tensor:
     if input.numel() == 0:
         return reference.upsample.nearest_upsample(input, factor)
     height, width = input.shape[2:]
-    with torch.autocast(input.device.type, enabled=False):  # which makes it float32 on CUDA
+    with without_autocast(input):  # or it would be float32 on CUDA
         return torch.nn.functional.interpolate(input, (height * factor, width * factor), mode="nearest")
 
 
@@ -63,5 +71,5 @@ def bed_of_nails_upsample(input: Tensor, factor: int) -> Tensor:
     if input.numel() == 0:
         return reference.upsample.bed_of_nails_upsample(input, factor)
     nail = input.new_ones(input.shape[1], 1, 1, 1)
-    with torch.autocast(input.device.type, enabled=False):  # numbers are moved, not computed with
+    with without_autocast(input):  # numbers are moved, not computed with
         return conv_transpose2d(input, nail, None, factor, 0, factor - 1, input.shape[1])
