@@ -78,9 +78,9 @@ def _style_loss(
     contenders = {label: _both_ways(loss, features, targets) for label, loss in rivals.items()}
     work = case("style_loss").work(Sample("", (features, targets)))
     work = Work(3 * work.bytes, 3 * work.flops)  # read twice, the gradient written; one full product more
-    goal = {} if target is None or options.cuda else {BMM: target}
-    if options.cuda and sizes == FIVE_LAYERS:
-        goal = {BMM: 8.0}
+    if options.cuda:
+        target = 8.0 if sizes == FIVE_LAYERS else None
+    goal = {} if target is None else {BMM: target}
     label = f"style_loss forward and backward, {name} {'channels_last' if channels_last else 'NCHW'}"
     columns = memory_columns(contenders[OURS], cuda=options.cuda)
     return Workload("style", label, contenders, close(1e-3, 1e-6), work, goal, columns)

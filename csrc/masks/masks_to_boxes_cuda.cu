@@ -2,6 +2,7 @@
 // a mask merges what they found.
 #include "common/cuda_library.cuh"
 #include "common/layout.h"
+#include "common/pack.h"
 #include "masks/masks_to_boxes.h"
 
 namespace fastvision::masks_to_boxes {
@@ -36,9 +37,7 @@ struct Edges {
   }
 };
 
-struct alignas(kBytes) Word {
-  uint32_t of[kBytes / 4];
-};
+using Word = Pack<uint32_t, kBytes / 4>;
 
 // masks: aligned, the first of them `into` bytes further; partial [N, chunks]
 __global__ void __launch_bounds__(kThreads) find_edges(const uint8_t* __restrict__ masks, int64_t into, int64_t height,

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/host_device.h"
+#include "common/pack.h"
 #include "common/shared_memory.cuh"
 
 namespace fastvision::gram_matrix {
@@ -15,11 +16,8 @@ constexpr int kRows = 8, kColumns = 4;  // of a thread
 constexpr int kThreads = kTile / kRows * (kTile / kColumns);
 constexpr int kPadding = 4;  // of a row of the slab, for fewer bank conflicts
 
-// Four numbers that are read and written at once.
 template <class T>
-struct alignas(4 * sizeof(T)) Quad {
-  T of[4];
-};
+using Quad = Pack<T, 4>;
 
 // [k][x], x the rows or columns of the tile, four at a time
 template <class T>

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "common/launch.cuh"
+#include "common/pack.h"
 #include "common/scalar.h"
 #include "upsample/conv_transpose2d.h"
 
@@ -78,12 +79,6 @@ struct Work {
   Steps in, out;
   WeightSteps weight;
   bool aligned;  // outputs of four columns, which can be written at once
-};
-
-// As many numbers as are read at once.
-template <class S, int kCount>
-struct alignas(kCount * sizeof(S)) Pack {
-  S of[kCount];
 };
 
 // The weights of a tap: for some outputs, or for one and the columns right of it.

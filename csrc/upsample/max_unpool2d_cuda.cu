@@ -2,6 +2,7 @@
 // Blocks of planes with an index out of its cell are marked and done again, the last input of each place found by an
 // atomic maximum over positions, so that the outcome is the same in every run.
 #include "common/cuda_library.cuh"
+#include "common/pack.h"
 #include "upsample/max_unpool2d.h"
 
 namespace fastvision::max_unpool2d {
@@ -45,11 +46,6 @@ FV_DEVICE Element element_at(Index e, Index channels, Index height, Index width,
                        : Element{n, a, int64_t(middle), int64_t(inner)};
 }
 
-template <class W>
-struct alignas(2 * sizeof(W)) Two {
-  W of[2];
-};
-
 // marked [batch * blocks]. Cells of the last row and column reach to the end of the output.
 template <class W, class Index>
 __global__ void __launch_bounds__(kThreads)
@@ -69,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
   const bool pairs = out.step.w == 1 && p.cell_width == 2 && p.out_width % 2 == 0 && right == left + 2;
   for (int64_t y = top; y < bottom; ++y, pixel += p.out_width, target += out.step.h) {
     if (pairs) {
-      *reinterpret_cast<Two<W>*>(target) = {place == pixel ? value : W(0), place == pixel + 1 ? value : W(0)};
+      *reinterpret_cast<Pack<W, 2>*>(target) = {place == pixel ? value : W(0), place == pixel + 1 ? value : W(0)};
       continue;
     }
     for (int64_t x = 0; x < right - left; ++x) target[x * out.step.w] = place == pixel + x ? value : W(0);

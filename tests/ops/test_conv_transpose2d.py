@@ -211,22 +211,6 @@ def test_the_lectures_example(device: torch.device) -> None:
     assert out.tolist() == [[[a * x, a * y, a * z + b * x, b * y, b * z]]]
 
 
-def test_unlearned_upsampling_of_two_by_two(device: torch.device) -> None:
-    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], device=device)
-    assert ops.nearest_upsample(x, 2)[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
-    assert ops.bed_of_nails_upsample(x, 2)[0, 0].tolist() == [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
-
-
-def test_nails_stay_where_they_are(device: torch.device) -> None:
-    x = torch.full((1, 2, 2, 2), float("inf"), device=device)
-    assert torch.equal(ops.bed_of_nails_upsample(x, 3), ops.bed_of_nails_upsample.reference(x, 3))
-
-
-def test_shapes_are_known_without_data() -> None:
-    x = torch.empty(1, 3, 4, 4, device="meta")
-    assert ops.nearest_upsample(x, 2).shape == ops.bed_of_nails_upsample(x, 2).shape == (1, 3, 8, 8)
-
-
 @pytest.mark.parametrize("groups", [1, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_weights_that_begin_anywhere(groups: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -344,10 +328,3 @@ def test_dtypes_that_do_not_fit(device: torch.device) -> None:
             ops.conv_transpose2d(x, w)
     with pytest.raises(ValueError, match="expected at least one input channel"):
         ops.conv_transpose2d(ones[:, :0], weight[:0])
-
-
-def test_nails_are_not_rounded_inside_autocast(device: torch.device) -> None:
-    x = torch.full((1, 1, 2, 2), 1.001, device=device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        out = ops.bed_of_nails_upsample(x, 2)
-    assert torch.equal(out, ops.bed_of_nails_upsample(x, 2)) and out.dtype == torch.float32

@@ -163,9 +163,8 @@ def _gather_pays(layer: Layer) -> bool:
     strided, windows = min(layer.stride) > 1, (rows, columns) == layer.stride
     if layer.groups == channels > 1 and outputs == channels:
         # cuDNN visits every tap of the kernel for every output, and knows better only without strides and turned
-        return (strided or not layer.channels_last) and results * rows * columns >= (
-            45 if layer.channels_last else 30
-        ) * 1e6
+        least = 45_000_000 if layer.channels_last else 30_000_000
+        return (strided or not layer.channels_last) and results * rows * columns >= least
     half = layer.dtype.itemsize == 2
     if half and (layer.groups > 1 or not _LARGE_STRIDE <= min(layer.stride) <= 2 * _LARGE_STRIDE):
         return False

@@ -13,7 +13,7 @@ from fastvision._library import with_reference
 from fastvision.ops.upsample.conv_transpose2d import conv_transpose2d
 
 
-def without_autocast(input: Tensor) -> AbstractContextManager[Any]:
+def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
     device = input.device.type  # not all know autocast, meta does not
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
@@ -42,7 +42,7 @@ def nearest_upsample(input: Tensor, factor: int) -> Tensor:
     if input.numel() == 0:
         return reference.upsample.nearest_upsample(input, factor)
     height, width = input.shape[2:]
-    with without_autocast(input):  # or it would be float32 on CUDA
+    with _without_autocast(input):  # or it would be float32 on CUDA
         return torch.nn.functional.interpolate(input, (height * factor, width * factor), mode="nearest")
 
 
@@ -71,5 +71,5 @@ def bed_of_nails_upsample(input: Tensor, factor: int) -> Tensor:
     if input.numel() == 0:
         return reference.upsample.bed_of_nails_upsample(input, factor)
     nail = input.new_ones(input.shape[1], 1, 1, 1)
-    with without_autocast(input):  # numbers are moved, not computed with
+    with _without_autocast(input):  # numbers are moved, not computed with
         return conv_transpose2d(input, nail, None, factor, 0, factor - 1, input.shape[1])
