@@ -7,10 +7,11 @@
 namespace fastvision {
 
 // value where z > 0, slope * value elsewhere: y for value z, g' for value g. NaN stays, and ReLU of -inf is 0.
-template <class T>
-FV_HOST_DEVICE T activated(T z, T value, T slope) {
-  const T below = slope == 0 ? T(0) : slope * value;
-  return z <= 0 ? below : value;
+// V: T, or several side by side.
+template <class V, class T>
+FV_HOST_DEVICE V activated(V z, V value, T slope) {
+  const V below = slope == 0 ? V{} : slope * value;
+  return z <= T(0) ? below : value;
 }
 
 template <class T>

@@ -41,17 +41,12 @@ struct Operands {
 
 namespace detail {
 
-template <class T, int kBytes>
-struct Lanes {
-  typedef T Raw __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
-};
-
 // One spelling of the kernel for each instruction set: a function template may have a `target`, a lambda it inlines may
 // not.
 #define FV_GEMM_KERNEL(name, kBytes, ...)                                                           \
   template <class T, int kRows, int kVectors>                                                       \
   __VA_ARGS__ void name(const Operands<T>& o) {                                                     \
-    using V = typename Lanes<T, kBytes>::Raw;                                                       \
+    using V = typename Register<T, kBytes>::Raw;                                                    \
     constexpr int kLanes = kBytes / int(sizeof(T));                                                 \
     V sums[kRows][kVectors] = {};                                                                   \
     if (o.start) {                                                                                  \

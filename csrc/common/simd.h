@@ -5,6 +5,10 @@
 // templates and its resolvers run before a sanitizer is ready.
 #pragma once
 
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
@@ -15,12 +19,44 @@ namespace fastvision {
 template <class T>
 inline constexpr int kVectorLanes = 64 / int(sizeof(T));
 
+// A register of kBytes. Aligned as T in memory: callers promise no more, and an unaligned move of aligned data costs
+// nothing.
+template <class T, int kBytes>
+struct Register {
+  typedef T Raw __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
+};
+
+namespace simd_detail {
+
+// The bits of float16 or bfloat16 numbers -> those of the same numbers in float32: what converting them one by one
+// comes to, as the compiler seldom finds out by itself.
+template <class S, int kBytes>
+[[gnu::always_inline]] inline auto widened(const S* source) {
+  using Narrow = typename Register<uint16_t, kBytes / 2>::Raw;
+  using Bits = typename Register<uint32_t, kBytes>::Raw;
+  using Integers = typename Register<int32_t, kBytes>::Raw;
+  using Floats = typename Register<float, kBytes>::Raw;
+  const Bits bits = __builtin_convertvector(*reinterpret_cast<const Narrow*>(source), Bits);
+  if constexpr (std::is_same_v<S, torch::headeronly::BFloat16>) {
+    return Floats(bits << 16);
+  } else {
+    static_assert(std::is_same_v<S, torch::headeronly::Half>);
+    constexpr uint32_t kBias = (127 - 15) << 23;  // between the exponents of the two, which have 8 and 5 bits
+    const Bits sign = (bits & 0x8000) << 16, magnitude = bits & 0x7fff;
+    const Bits normal = (magnitude << 13) + kBias;
+    const Floats subnormal = __builtin_convertvector(Integers(magnitude), Floats) * 0x1p-24f;
+    const Bits finite = magnitude < 0x400 ? Bits(subnormal) : normal;
+    return Floats(sign | (magnitude >= 0x7c00 ? normal + kBias : finite));
+  }
+}
+
+}  // namespace simd_detail
+
 // That many numbers side by side, with the arithmetic a weighted sum needs, as registers of kBytes each. Where they are
 // wider than the processor's, sums live in memory; in memory all are the same, see `as`.
 template <class T, int kBytes = 64>
 struct [[gnu::may_alias]] Vector {  // as other vectors, see `as`
-  // aligned as T: callers promise no more, and an unaligned move of aligned data costs nothing
-  typedef T Part __attribute__((vector_size(kBytes), aligned(sizeof(T)), may_alias));
+  using Part = typename Register<T, kBytes>::Raw;
   static constexpr int kParts = 64 / kBytes, kPartLanes = kBytes / int(sizeof(T));
   Part parts[kParts]{};
 
@@ -43,16 +79,24 @@ struct [[gnu::may_alias]] Vector {  // as other vectors, see `as`
     return total;
   }
 
-  // float16 and bfloat16 are widened to T
+  // One register; float16 and bfloat16 are widened to T.
+  template <class S>
+  [[gnu::always_inline]] static Part load_part(const S* source) {
+    if constexpr (std::is_same_v<T, S>) {
+      return *reinterpret_cast<const Part*>(source);
+    } else if constexpr (std::is_same_v<T, float> && sizeof(S) == 2) {
+      return simd_detail::widened<S, kBytes>(source);
+    } else {
+      Part part;
+      for (int l = 0; l < kPartLanes; ++l) part[l] = static_cast<T>(source[l]);
+      return part;
+    }
+  }
+
   template <class S>
   [[gnu::always_inline]] static Vector load(const S* source) {
     Vector vector;
-    if constexpr (std::is_same_v<T, S>) {
-      for (int i = 0; i < kParts; ++i) vector.parts[i] = reinterpret_cast<const Part*>(source)[i];
-    } else {
-      for (int l = 0; l < kVectorLanes<T>; ++l)
-        vector.parts[l / kPartLanes][l % kPartLanes] = static_cast<T>(source[l]);
-    }
+    for (int i = 0; i < kParts; ++i) vector.parts[i] = load_part(source + i * kPartLanes);
     return vector;
   }
 

@@ -51,8 +51,9 @@ FV_HOST_DEVICE Line<T> line_of(double mean, double rstd, double weight, double b
   return {rounded, T(scale), T(bias - (mean - double(rounded)) * scale)};
 }
 
-template <class T>
-FV_HOST_DEVICE T line_at(T x, T mean, T scale, T shift) {
+// V: T, or several side by side.
+template <class V>
+FV_HOST_DEVICE V line_at(V x, V mean, V scale, V shift) {
   return (x - mean) * scale + shift;
 }
 

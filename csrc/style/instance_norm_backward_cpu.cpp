@@ -10,25 +10,27 @@ namespace fastvision::instance_norm {
 namespace {
 
 // map, grad: pixel 0 of a chunk. grads, products [channels]: sums of g' and of g' (x - mean).
-template <class T, class S>
-[[gnu::always_inline]] inline void measure_gradient(const S* map, const S* grad, int64_t pixels, int64_t channels,
-                                                    const Tile& tile, const Lines<T>& lines, T slope,
-                                                    double* __restrict grads, double* __restrict products) {
+template <int kBytes, class T, class S>
+[[gnu::always_inline]] inline void measure_gradient(RegisterBytes<kBytes> bytes, const S* map, const S* grad,
+                                                    int64_t pixels, int64_t channels, const Tile& tile,
+                                                    const Lines<T>& lines, T slope, double* __restrict grads,
+                                                    double* __restrict products) {
   map += tile.first, grad += tile.first, grads += tile.first, products += tile.first;
   std::fill_n(grads, tile.channels, 0.0), std::fill_n(products, tile.channels, 0.0);
   for (int64_t p = 0; p < pixels; p += tile.block()) {
-    const int64_t count = std::min(tile.block(), pixels - p), first = p * channels;
-    T sums[kLanes] = {}, second[kLanes] = {};
-    for_each_row(count, channels, tile, [&](int64_t row, int64_t values) __attribute__((always_inline)) {
-      const S *x = map + first + row, *g = grad + first + row;
-      for (int64_t e = 0; e < values; ++e) {
-        const T value = static_cast<T>(x[e]), z = line_at(value, lines.mean[e], lines.scale[e], lines.shift[e]);
-        const T flowing = activated(z, static_cast<T>(g[e]), slope);
-        sums[e] += flowing, second[e] += flowing * (value - lines.mean[e]);
-      }
-    });
-    style::fold(sums, tile), style::fold(second, tile);
-    for (int64_t c = 0; c < tile.channels; ++c) grads[c] += sums[c], products[c] += second[c];
+    const S *x = map + p * channels, *g = grad + p * channels;
+    T sums[2][kLanes];
+    style::sum_block<2>(
+        bytes, std::min(tile.block(), pixels - p), channels, tile, sums,
+        [&](auto registers, int64_t lane) __attribute__((always_inline)) { return lines.at(registers, lane); },
+        [&](auto registers, const auto& line, int64_t at, auto* totals) __attribute__((always_inline)) {
+          style::prefetch_ahead(x + at), style::prefetch_ahead(g + at);
+          const auto value = registers.load_part(x + at), z = line_at(value, line.mean, line.scale, line.shift);
+          const auto flowing = activated(z, registers.load_part(g + at), slope);
+          totals[0] += flowing, totals[1] += flowing * (value - line.mean);
+        });
+    style::fold(sums[0], tile), style::fold(sums[1], tile);
+    for (int64_t c = 0; c < tile.channels; ++c) grads[c] += sums[0][c], products[c] += sums[1][c];
   }
 }
 
@@ -59,14 +61,16 @@ template <class T, class S>
                                                  const Tile& tile, const Lines<T>& lines,
                                                  const GradientLines<T>& gradient, T slope, S* out) {
   map += tile.first, grad += tile.first, out += tile.first;
-  for_each_row(pixels, channels, tile, [&](int64_t row, int64_t values) __attribute__((always_inline)) {
-    const S* __restrict x = map + row, * __restrict g = grad + row;
-    S* __restrict y = out + row;
+  for_each_row(pixels, channels, tile, [&](int64_t first, int64_t values, auto lane) __attribute__((always_inline)) {
+    const S* __restrict x = map + first, * __restrict g = grad + first;
+    S* __restrict y = out + first;
+    style::prefetch_ahead(y, values);
     for (int64_t e = 0; e < values; ++e) {
-      const T value = static_cast<T>(x[e]), z = line_at(value, lines.mean[e], lines.scale[e], lines.shift[e]);
+      const int64_t l = lane(e);
+      const T value = static_cast<T>(x[e]), z = line_at(value, lines.mean[l], lines.scale[l], lines.shift[l]);
       const T flowing = activated(z, static_cast<T>(g[e]), slope);
       y[e] = static_cast<S>(
-          gradient_at(flowing, value - lines.mean[e], lines.scale[e], gradient.by_deviation[e], gradient.constant[e]));
+          gradient_at(flowing, value - lines.mean[l], lines.scale[l], gradient.by_deviation[l], gradient.constant[l]));
     }
   });
 }
@@ -88,11 +92,11 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
       [&](int64_t g, int64_t chunk) {
         const int64_t first = groups.first_pixel(chunk) * channels;
         double *plain_sums = partial.first(g, chunk), *products = partial.second(g, chunk);
-        vectorized([&]() __attribute__((always_inline)) {
+        vectorized([&](auto bytes) __attribute__((always_inline)) {
           style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
-            measure_gradient(in[g] + first, grads[g] + first, groups.pixels_of(chunk), channels, tile, lines, slope,
-                             plain_sums, products);
+            measure_gradient(bytes, in[g] + first, grads[g] + first, groups.pixels_of(chunk), channels, tile, lines,
+                             slope, plain_sums, products);
           });
         });
       },

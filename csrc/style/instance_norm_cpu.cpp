@@ -9,32 +9,35 @@ namespace fastvision::instance_norm {
 namespace {
 
 // map: pixel 0 of a chunk of `pixels`. mean, squares [channels]: the moments of each channel.
-template <class T, class S>
-[[gnu::always_inline]] inline void measure(const S* map, int64_t pixels, int64_t channels, const Tile& tile,
-                                           double* __restrict mean, double* __restrict squares) {
+template <class T, int kBytes, class S>
+[[gnu::always_inline]] inline void measure(RegisterBytes<kBytes> bytes, const S* map, int64_t pixels, int64_t channels,
+                                           const Tile& tile, double* __restrict mean, double* __restrict squares) {
   map += tile.first, mean += tile.first, squares += tile.first;
   std::fill_n(mean, tile.channels, 0.0), std::fill_n(squares, tile.channels, 0.0);
   for (int64_t p = 0; p < pixels; p += tile.block()) {
     const int64_t count = std::min(tile.block(), pixels - p);
     const S* block = map + p * channels;
-    T about[kLanes] = {}, sums[kLanes] = {}, second[kLanes] = {};
-    for_each_row(count, channels, tile, [&](int64_t row, int64_t values) __attribute__((always_inline)) {
-      for (int64_t e = 0; e < values; ++e) about[e] += static_cast<T>(block[row + e]);
-    });
-    style::fold(about, tile);
+    T about[1][kLanes], sums[2][kLanes];
+    style::sum_block<1>(
+        bytes, count, channels, tile, about, [](auto, int64_t) { return 0; },
+        [&](auto registers, int, int64_t at, auto* totals)
+            __attribute__((always_inline)) { totals[0] += registers.load_part(block + at); });
+    style::fold(about[0], tile);
     const T share = T(1) / T(count);
-    for (int64_t c = 0; c < tile.channels; ++c) about[c] *= share;
-    style::spread(about, tile);
-    for_each_row(count, channels, tile, [&](int64_t row, int64_t values) __attribute__((always_inline)) {
-      for (int64_t e = 0; e < values; ++e) {
-        const T deviation = static_cast<T>(block[row + e]) - about[e];
-        sums[e] += deviation, second[e] += deviation * deviation;
-      }
-    });
-    style::fold(sums, tile), style::fold(second, tile);
+    for (int64_t c = 0; c < tile.channels; ++c) about[0][c] *= share;
+    style::spread(about[0], tile);
+    style::sum_block<2>(
+        bytes, count, channels, tile, sums,
+        [&](auto registers, int64_t lane)
+            __attribute__((always_inline)) { return registers.load_part(about[0] + lane); },
+        [&](auto registers, const auto& mean, int64_t at, auto* totals) __attribute__((always_inline)) {
+          const auto deviation = registers.load_part(block + at) - mean;
+          totals[0] += deviation, totals[1] += deviation * deviation;
+        });
+    style::fold(sums[0], tile), style::fold(sums[1], tile);
     for (int64_t c = 0; c < tile.channels; ++c) {
       const Moments moments = merged({mean[c], squares[c]}, double(p),
-                                     moments_about(about[c], sums[c], second[c], double(count)), double(count));
+                                     moments_about(about[0][c], sums[0][c], sums[1][c], double(count)), double(count));
       mean[c] = moments.mean, squares[c] = moments.squares;
     }
   }
@@ -45,11 +48,13 @@ template <class T, class S>
 [[gnu::always_inline]] inline void normalise(const S* map, int64_t pixels, int64_t channels, const Tile& tile,
                                              const Lines<T>& lines, T slope, S* out) {
   map += tile.first, out += tile.first;
-  for_each_row(pixels, channels, tile, [&](int64_t row, int64_t values) __attribute__((always_inline)) {
-    const S* __restrict x = map + row;
-    S* __restrict y = out + row;
+  for_each_row(pixels, channels, tile, [&](int64_t first, int64_t values, auto lane) __attribute__((always_inline)) {
+    const S* __restrict x = map + first;
+    S* __restrict y = out + first;
+    style::prefetch_ahead(y, values);
     for (int64_t e = 0; e < values; ++e) {
-      const T z = line_at(static_cast<T>(x[e]), lines.mean[e], lines.scale[e], lines.shift[e]);
+      const int64_t l = lane(e);
+      const T z = line_at(static_cast<T>(x[e]), lines.mean[l], lines.scale[l], lines.shift[l]);
       y[e] = static_cast<S>(activated(z, z, slope));
     }
   });
@@ -70,9 +75,9 @@ void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, 
       [&](int64_t g, int64_t chunk) {
         const S* map = in[g] + groups.first_pixel(chunk) * channels;
         double *means = partial.first(g, chunk), *squares = partial.second(g, chunk);
-        vectorized([&]() __attribute__((always_inline)) {
+        vectorized([&](auto bytes) __attribute__((always_inline)) {
           style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
-            measure<T>(map, groups.pixels_of(chunk), channels, tile, means, squares);
+            measure<T>(bytes, map, groups.pixels_of(chunk), channels, tile, means, squares);
           });
         });
       },

@@ -34,6 +34,16 @@ class ChunkSums {
 template <class T>
 struct Lines {
   T mean[kLanes], scale[kLanes], shift[kLanes];
+
+  template <class Registers>
+  struct Part {
+    typename Registers::Part mean, scale, shift;
+  };
+  // of the lanes from `lane` on
+  template <class Registers>
+  [[gnu::always_inline]] Part<Registers> at(Registers, int64_t lane) const {
+    return {Registers::load_part(mean + lane), Registers::load_part(scale + lane), Registers::load_part(shift + lane)};
+  }
 };
 
 // mean, rstd: of all planes; plane: the first of the group

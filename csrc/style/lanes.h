@@ -1,23 +1,32 @@
-// Loops over interleaved planes on the CPU: rows of kLanes neighbouring values, a lane of sums for each, so that they
-// vectorise whatever the number of channels. One plane fills a row with 128 of its pixels, 64 channels with 2 pixels.
+// Loops over interleaved planes on the CPU: rows of neighbouring values, a lane of sums for each, so that they fill
+// vectors whatever the number of channels. One plane fills a row with 64 of its pixels, 64 channels with 2 pixels.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
 #include "common/parallel.h"
+#include "common/simd.h"
 #include "style/planes.h"
 
 namespace fastvision::style {
 
-constexpr int64_t kLanes = 128;  // values of a row
-constexpr int64_t kRows = 32;    // of a block, which stays in the first cache: 16 KiB of float
-constexpr int64_t kBlocks = 8;   // of a chunk
+constexpr int64_t kLanes = 128;   // values of a row, at most
+constexpr int64_t kRows = 32;     // of a block, which stays in the first cache: 16 KiB of float
+constexpr int64_t kBlocks = 8;    // of a chunk
+constexpr int64_t kAhead = 2048;  // values between what is read and what is asked for
 
-inline int64_t pixels_of_row(int64_t channels) { return std::max(kLanes / channels, int64_t(1)); }
+// As many as fit into a row, in whole vectors of 16 if some do; of one plane four vectors.
+inline int64_t pixels_of_row(int64_t channels) {
+  if (channels == 1) return kLanes / 2;
+  for (int64_t pixels = kLanes / channels; pixels > 1; --pixels) {
+    if (pixels * channels % 16 == 0) return pixels;
+  }
+  return std::max(kLanes / channels, int64_t(1));
+}
 
 inline int64_t pixels_of_chunk(int64_t channels) {
-  return kBlocks * kRows * pixels_of_row(std::max(channels, int64_t(1)));
+  return kBlocks * kRows * std::max(kLanes / std::max(channels, int64_t(1)), int64_t(1));
 }
 
 // Channels [first, first + channels) of `pixels` pixels side by side: a row. All channels, if pixels > 1.
@@ -29,17 +38,106 @@ struct Tile {
 
 template <class Visit>
 [[gnu::always_inline]] inline void for_each_tile(int64_t channels, const Visit& visit) {
-  for (int64_t first = 0; first < channels; first += kLanes) {
-    visit(Tile{first, std::min(channels - first, kLanes), pixels_of_row(channels)});
+  // of about as many channels each, in whole vectors
+  const int64_t width = ceil_div(ceil_div(channels, ceil_div(channels, kLanes)), int64_t(16)) * 16;
+  for (int64_t first = 0; first < channels; first += width) {
+    visit(Tile{first, std::min(channels - first, width), pixels_of_row(channels)});
   }
 }
 
-// visit(offset of the row, values in it); the last row may have fewer pixels
+// visit(offset of its first value, how many there are, lane(e) of each) for rows, of which the last may have fewer
+// pixels; for kAhead pixels at once where one lane is as good as another.
 template <class Visit>
 [[gnu::always_inline]] inline void for_each_row(int64_t pixels, int64_t channels, const Tile& tile,
                                                 const Visit& visit) {
+  if (channels == 1) {
+    for (int64_t p = 0; p < pixels; p += kAhead) {
+      visit(p, std::min(kAhead, pixels - p), [](int64_t) { return 0; });
+    }
+    return;
+  }
   for (int64_t p = 0; p < pixels; p += tile.pixels) {
-    visit(p * channels, std::min(tile.pixels, pixels - p) * tile.channels);
+    visit(p * channels, std::min(tile.pixels, pixels - p) * tile.channels, [](int64_t e) { return e; });
+  }
+}
+
+// Asks for what is kAhead values further on. Processors follow a stream by themselves, but not into its next page of
+// 4 KiB, and not well if it is read under a mask.
+template <class S>
+[[gnu::always_inline]] inline void prefetch_ahead(const S* stream) {
+  __builtin_prefetch(stream + kAhead);
+}
+// The same for `values` of them.
+template <class S>
+[[gnu::always_inline]] inline void prefetch_ahead(const S* stream, int64_t values) {
+  for (int64_t e = 0; e < values; e += 64 / int64_t(sizeof(S))) prefetch_ahead(stream + e);
+}
+
+// One number, where Vector has registers of several.
+template <class T>
+struct Single {
+  using Part = T;
+  static constexpr int kPartLanes = 1;
+
+  template <class S>
+  [[gnu::always_inline]] static T load_part(const S* source) {
+    return static_cast<T>(*source);
+  }
+};
+
+// Sums over `rows` rows, row_step values apart, in kWide neighbouring registers from `lane` on.
+template <class R, int kWide, int kSums, class T, class Line, class Add>
+[[gnu::always_inline]] inline void sum_columns(int64_t rows, int64_t row_step, int64_t lane, T (*sums)[kLanes],
+                                               const Line& line, const Add& add) {
+  using V = typename R::Part;
+  V totals[kWide][kSums] = {};
+  decltype(line(R{}, lane)) lines[kWide];
+#pragma GCC unroll 4
+  for (int v = 0; v < kWide; ++v) lines[v] = line(R{}, lane + v * R::kPartLanes);
+  for (int64_t r = 0, at = lane; r < rows; ++r, at += row_step) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kWide; ++v) add(R{}, lines[v], at + v * R::kPartLanes, totals[v]);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kWide; ++v) {
+#pragma GCC unroll 2
+    for (int k = 0; k < kSums; ++k) *reinterpret_cast<V*>(sums[k] + lane + v * R::kPartLanes) = totals[v][k];
+  }
+}
+
+// sums [kSums, values]: over rows, in registers as long as there are neighbours enough. The last register may cover
+// lanes of the one before, and comes to the same sums.
+template <int kSums, int kBytes, class T, class Line, class Add>
+[[gnu::always_inline]] inline void sum_rows(int64_t rows, int64_t row_step, int64_t values, T (*sums)[kLanes],
+                                            const Line& line, const Add& add) {
+  using Registers = Vector<T, kBytes>;
+  constexpr int64_t kStep = Registers::kPartLanes;
+  constexpr int kWide = kBytes == 64 ? 4 : 2;  // as many as there are registers for
+  int64_t lane = 0;
+  for (; lane + kWide * kStep <= values; lane += kWide * kStep) {
+    sum_columns<Registers, kWide, kSums>(rows, row_step, lane, sums, line, add);
+  }
+  for (; lane < values && values >= kStep; lane += kStep) {
+    sum_columns<Registers, 1, kSums>(rows, row_step, std::min(lane, values - kStep), sums, line, add);
+  }
+  for (; lane < values; ++lane) sum_columns<Single<T>, 1, kSums>(rows, row_step, lane, sums, line, add);
+}
+
+// Sums over the pixels of a block, in lanes: line(registers, lane) is what add(registers, line, offset, sums) needs to
+// know of lanes from `lane` on when it adds to kSums sums what the values from `offset` on come to.
+template <int kSums, int kBytes, class T, class Line, class Add>
+[[gnu::always_inline]] inline void sum_block(RegisterBytes<kBytes>, int64_t pixels, int64_t channels, const Tile& tile,
+                                             T (*sums)[kLanes], const Line& line, const Add& add) {
+  const int64_t rows = pixels / tile.pixels, rest = pixels % tile.pixels * tile.channels;
+  sum_rows<kSums, kBytes>(rows, tile.pixels * channels, tile.pixels * tile.channels, sums, line, add);
+  if (rest == 0) return;
+  T others[kSums][kLanes];
+  const int64_t first = rows * tile.pixels * channels;
+  sum_rows<kSums, kBytes>(1, 0, rest, others, line,
+                          [&](auto registers, const auto& lines, int64_t at, auto* totals)
+                              __attribute__((always_inline)) { add(registers, lines, first + at, totals); });
+  for (int k = 0; k < kSums; ++k) {
+    for (int64_t e = 0; e < rest; ++e) sums[k][e] += others[k][e];
   }
 }
 

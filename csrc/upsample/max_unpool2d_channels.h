@@ -46,7 +46,7 @@ template <class W>
       W* __restrict target = image + pixel * channels;
       int32_t hits = 0;
       for (int64_t c = 0; c < channels; ++c) {
-        target[c] = local[c] == place ? values[c] : W(0);
+        target[c] = values[c] & all_bits_if<W>(local[c] == place);
         hits += local[c] == place;
       }
       found += hits;
@@ -71,12 +71,13 @@ template <class W>
     const int64_t first = p.first_of_cell(i, j);
     if (!localise(p, places.at(n, 0) + i * places.step.h + j * places.step.w, first, local)) return false;
     W* __restrict target = out.at(n, 0) + i * out.step.h + j * out.step.w;
+    std::fill_n(target, p.channels, W(0));
     int64_t found = 0;
     for_each_pixel(p, first, [&](int64_t pixel, int32_t place) __attribute__((always_inline)) {
       const W* values = image + pixel * grad.step.w;
       int32_t hits = 0;
       for (int64_t c = 0; c < p.channels; ++c) {
-        target[c] = local[c] == place ? values[c] : target[c];
+        target[c] |= values[c] & all_bits_if<W>(local[c] == place);
         hits += local[c] == place;
       }
       found += hits;

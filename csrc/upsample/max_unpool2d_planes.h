@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "common/simd.h"
+#include "upsample/max_unpool2d_pairs.h"
 #include "upsample/max_unpool2d_scatter.h"
 
 namespace fastvision::max_unpool2d {
@@ -69,49 +70,12 @@ template <class W>
   return inside == p.width;
 }
 
-// Cells two pixels wide, in rows long enough: short ones are mostly rest, one number at a time.
-inline bool pairs(const Params& p) {
-  return p.cell_width == 2 && p.width >= 3 * kVectorLanes<float> && p.pixels() <= INT32_MAX;
-}
-
-// Where the inputs of row i point, counted from the upper left pixel of their cells, in 32 bits: half as much to
-// compare. false: one points to a row of the output that is not of its cell.
-[[gnu::always_inline]] inline bool offsets_in_cells(const Params& p, const int64_t* __restrict places, int64_t i,
-                                                    int32_t* __restrict offsets) {
-  const int64_t low = p.first_of_cell(i, 0), high = low + p.cell_height * p.out_width;
-  uint64_t beyond = 0;
-  for (int64_t j = 0; j < p.width; ++j) {
-    beyond |= distance_beyond(places[j], low, high);
-    offsets[j] = int32_t(places[j] - low) - 2 * int32_t(j);
-  }
-  return int64_t(beyond) >= 0;
-}
-
-// One plane of 2-wide cells that inputs do not leave: what a pixel of the output holds is a comparison, so that whole
-// vectors are written, zeros and all. false: an input is not in its cell, and the plane is to be done again.
+// The pixels that belong to no cell: right of them, and below.
 template <class W>
-[[gnu::always_inline]] inline bool unpool_pairs(const Params& p, const W* values, const Strides& step,
-                                                const int64_t* places, const Strides& place_step, int32_t* offsets,
-                                                W* target) {
-  for (int64_t i = 0; i < p.height; ++i) {
-    const W* __restrict from = values + i * step.h;
-    if (!offsets_in_cells(p, places + i * place_step.h, i, offsets)) return false;
-    int32_t inside = 0;
-    for (int64_t r = 0; r < p.cell_height; ++r) {
-      const int32_t row = int32_t(r * p.out_width);
-      W* __restrict out = target + p.first_of_cell(i, 0) + row;
-      for (int64_t j = 0; j < p.width; ++j) {
-        const int32_t place = offsets[j] - row;
-        inside += (place & ~1) == 0;
-        out[2 * j] = place == 0 ? from[j] : W(0);
-        out[2 * j + 1] = place == 1 ? from[j] : W(0);
-      }
-      std::fill(out + 2 * p.width, out + p.out_width, W(0));
-    }
-    if (inside != int32_t(p.width)) return false;
-  }
-  std::fill(target + p.height * p.cell_height * p.out_width, target + p.pixels(), W(0));
-  return true;
+[[gnu::always_inline]] inline void clear_rest(const Params& p, W* target) {
+  const int64_t used = p.height * p.cell_height, rest = p.out_width - p.width * p.cell_width;
+  for (int64_t y = 1; rest > 0 && y <= used; ++y) std::fill_n(target + y * p.out_width - rest, rest, W(0));
+  std::fill(target + used * p.out_width, target + p.pixels(), W(0));
 }
 
 // A contiguous run of planes for each thread: two on one fresh huge page would both clear it.
@@ -119,15 +83,20 @@ template <class W>
 void unpool_planes(const Params& p, const Map<const W>& in, const Places& places, const Map<W>& out,
                    FirstWrong& wrong) {
   const int64_t rows = rows_of_band(p, sizeof(W));
-  const bool by_pairs = pairs(p) && in.step.w == 1 && places.step.w == 1;
   const auto run = [&](int64_t begin, int64_t end) {
     const Buffer<int32_t> offsets(size_t(p.width));
-    vectorized([&]() __attribute__((always_inline)) {
+    vectorized([&](auto bytes) __attribute__((always_inline)) {
+      const bool by_words = in_words<W>(bytes, p, in.step, places.step);
+      const bool by_pairs = !by_words && in_pairs<W>(p, in.step, places.step);
       for (int64_t plane = begin; plane < end; ++plane) {
         const Block block{plane / p.channels, plane % p.channels, 1};
         W* target = out.at(block.n, block.c);
-        if (by_pairs && unpool_pairs(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step,
-                                     offsets.data(), target)) {
+        const PairedPlane<const W, W> pairs{in.at(block.n, block.c), in.step.h, places.at(block.n, block.c),
+                                            places.step.h, target};
+        bool done = by_pairs && unpool_pairs(p, pairs, offsets.data());
+        if constexpr (sizeof(W) == 4) done = done || (by_words && unpool_words(p, pairs));
+        if (done) {
+          clear_rest(p, target);
           continue;
         }
         if (unpool_bands(p, in.at(block.n, block.c), in.step, places.at(block.n, block.c), places.step, rows, target)) {
@@ -191,34 +160,10 @@ template <class W>
   return true;
 }
 
-// The same of 2-wide cells: both pixels of a row are read, and one is taken.
-template <class W>
-[[gnu::always_inline]] inline bool gather_pairs(const Params& p, const W* values, const int64_t* places,
-                                                const Strides& place_step, int32_t* offsets, W* target,
-                                                const Strides& step) {
-  for (int64_t i = 0; i < p.height; ++i) {
-    if (!offsets_in_cells(p, places + i * place_step.h, i, offsets)) return false;
-    W* __restrict to = target + i * step.h;
-    int32_t inside = 0;
-    for (int64_t r = 0; r < p.cell_height; ++r) {
-      const int32_t row = int32_t(r * p.out_width);
-      const W* __restrict from = values + p.first_of_cell(i, 0) + row;
-      for (int64_t j = 0; j < p.width; ++j) {
-        const int32_t place = offsets[j] - row;
-        inside += (place & ~1) == 0;
-        const W other = r == 0 ? W(0) : to[j], left = from[2 * j], right = from[2 * j + 1];
-        to[j] = place == 0 ? left : place == 1 ? right : other;
-      }
-    }
-    if (inside != int32_t(p.width)) return false;
-  }
-  return true;
-}
-
 template <class W>
 void gather_planes(const Params& p, const Map<const W>& grad, const Places& places, const Map<W>& out,
                    FirstWrong& wrong) {
-  const bool by_pairs = pairs(p) && grad.step.w == 1 && places.step.w == 1 && out.step.w == 1;
+  const bool by_pairs = in_pairs<W>(p, out.step, places.step) && grad.step.w == 1;
   const bool by_plane = !by_pairs && FirstOfCells::fits(p, places.step);
   const auto run = [&](int64_t begin, int64_t end) {
     Buffer<int32_t> last;
@@ -227,10 +172,9 @@ void gather_planes(const Params& p, const Map<const W>& grad, const Places& plac
     vectorized([&]() __attribute__((always_inline)) {
       for (int64_t plane = begin; plane < end; ++plane) {
         const Block block{plane / p.channels, plane % p.channels, 1};
-        if (by_pairs && gather_pairs(p, grad.at(block.n, block.c), places.at(block.n, block.c), places.step,
-                                     offsets.data(), out.at(block.n, block.c), out.step)) {
-          continue;
-        }
+        const PairedPlane<W, const W> pairs{out.at(block.n, block.c), out.step.h, places.at(block.n, block.c),
+                                            places.step.h, grad.at(block.n, block.c)};
+        if (by_pairs && gather_pairs(p, pairs, offsets.data())) continue;
         if (by_plane && cells->hold(p, places.at(block.n, block.c))) {
           const int64_t* from = places.at(block.n, block.c);
           const W* values = grad.at(block.n, block.c);

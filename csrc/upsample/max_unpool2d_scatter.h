@@ -21,6 +21,13 @@ constexpr int64_t kGrain = 1 << 14;  // inputs that are worth a thread
   return (uint64_t(place) - uint64_t(low)) | (uint64_t(high - 1) - uint64_t(place));
 }
 
+// For a word that is kept or dropped, which nobody can foresee: `condition ? word : 0` becomes a branch where the
+// compiler does not vectorise it, which for words that are not as wide as the condition's operands is often.
+template <class W>
+[[gnu::always_inline]] inline W all_bits_if(bool condition) {
+  return W(-W(condition));
+}
+
 // The first index, in the order of [N, C, H, W], that names no pixel.
 class FirstWrong {
  public:
