@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import fastvision
-from fastvision.ops.upsample import kernel_choice
+from fastvision.ops.upsample.kernel_choice import cuda
 
 settings.register_profile("fastvision", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fastvision")
@@ -36,7 +36,7 @@ def _device() -> str:
 def layers_of_any_size() -> None:
     """Layers as small as those of the tests are cuDNN's on CUDA: there, kernels of ours are asked for all the same."""
     if _device().startswith("cuda"):
-        kernel_choice._gather_pays = lambda layer: True
+        cuda.pays = lambda layer: True
 
 
 @pytest.fixture(scope="session")

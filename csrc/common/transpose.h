@@ -7,10 +7,10 @@
 
 namespace fastvision {
 
-// from: `rows` rows of `columns` contiguous values, `from_step` apart; to: the transpose, rows `to_step` apart.
+// `transpose` of a few columns.
 template <class S, class T>
-[[gnu::always_inline]] inline void transpose(const S* from, int64_t from_step, int64_t rows, int64_t columns, T* to,
-                                             int64_t to_step) {
+[[gnu::always_inline]] inline void transpose_columns(const S* from, int64_t from_step, int64_t rows, int64_t columns,
+                                                     T* to, int64_t to_step) {
   int64_t r = 0;
 #if defined(__GNUC__) && !defined(__clang__)  // clang has no __builtin_shuffle, and vectorises the plain loop
   if constexpr (std::is_same_v<S, T> && sizeof(S) == 4 && std::is_trivially_copyable_v<S>) {
@@ -59,6 +59,20 @@ template <class S, class T>
 #endif
   for (; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) to[c * to_step + r] = static_cast<T>(from[r * from_step + c]);
+  }
+}
+
+// from: `rows` rows of `columns` contiguous values, `from_step` apart; to: the transpose, rows `to_step` apart.
+//
+// If those lie further apart, a few of them at a time: their cache lines are written bit by bit, and of planes whose
+// size is a power of two all compete for the same places of the cache.
+template <class S, class T>
+[[gnu::always_inline]] inline void transpose(const S* from, int64_t from_step, int64_t rows, int64_t columns, T* to,
+                                             int64_t to_step) {
+  const int64_t together = to_step > from_step ? 8 : columns;
+  for (int64_t c = 0; c < columns; c += together) {
+    const int64_t some = columns - c < together ? columns - c : together;
+    transpose_columns(from + c, from_step, rows, some, to + c * to_step, to_step);
   }
 }
 

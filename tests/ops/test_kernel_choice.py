@@ -11,26 +11,36 @@ import torch.nn.functional as F
 
 from fastvision import ops
 from fastvision.ops._remembered import Remembered
-from fastvision.ops.upsample import kernel_choice
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, _gather_pays, choose_kernel, plan, plans
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, cpu, cuda, plan, plans
+
+_cuda_pays = cuda.pays
 
 
 @pytest.fixture(autouse=True)
 def true_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """On CUDA the other tests ask for our kernel whatever the size."""
-    monkeypatch.setattr(kernel_choice, "_gather_pays", _gather_pays)
-    kernel_choice.plans.clear()
+    monkeypatch.setattr(cuda, "pays", _cuda_pays)
+    plans.clear()
     yield
-    kernel_choice.plans.clear()
+    plans.clear()
 
 
-def chosen(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> str:
+def a_layer(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> Layer:
     sizes = torch.Size((1, channels, side, side)), torch.Size((channels, outputs // groups, taps, taps))
     layer = Layer(*sizes, (stride, stride), (0, 0), (0, 0), groups, (1, 1), torch.float32, False, False)
-    return choose_kernel(layer._replace(**kwargs))
+    return layer._replace(**kwargs)
 
 
-def test_the_choice() -> None:
+def chosen(*sizes: int, **kwargs: Any) -> str:
+    return choose_kernel(a_layer(*sizes, **kwargs))
+
+
+def with_processor(capability: str, *sizes: int, **kwargs: Any) -> str:
+    return "fastvision" if cpu.pays(a_layer(*sizes, **kwargs), capability) else "torch"
+
+
+def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert chosen(512, 512, 7, 1, 1) == "product"
     assert chosen(21, 21, 64, 32, 40, 21) == "fastvision"
     assert chosen(512, 256, 4, 2, 4) == "torch"
@@ -100,13 +110,14 @@ def test_products_on_cuda() -> None:
 
 _LAST = {"channels_last": True}
 _TALL = {"channels_last": True, "input": torch.Size((1, 64, 80, 9))}
+_BATCH = {"channels_last": True, "input": torch.Size((8, 8, 64, 64))}
+_DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
 
 @pytest.mark.parametrize("layer", [(64, 32, 3, 2, 128), (24, 24, 4, 2, 32), (16, 8, 4, 2, 10, 2)])
-@pytest.mark.parametrize("narrow", [False, True])
-def test_planes(layer: tuple[int, ...], narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_choice, "_AVX2", narrow)
-    assert chosen(*layer) == ("fastvision" if narrow else "torch")
+@pytest.mark.parametrize("processor", ["DEFAULT", "AVX2"])
+def test_planes(layer: tuple[int, ...], processor: str) -> None:
+    assert with_processor(processor, *layer) == ("torch" if processor == "DEFAULT" else "fastvision")
 
 
 @pytest.mark.parametrize(
@@ -119,12 +130,9 @@ def test_planes(layer: tuple[int, ...], narrow: bool, monkeypatch: pytest.Monkey
         ((64, 8, 3, 1, 20), _LAST),
     ],
 )
-@pytest.mark.parametrize("narrow", [False, True])
-def test_channels_last(
-    layer: tuple[int, ...], rest: dict[str, Any], narrow: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kernel_choice, "_AVX2", narrow)
-    assert chosen(*layer, **rest) == ("fastvision" if narrow else "torch")
+@pytest.mark.parametrize("processor", ["DEFAULT", "AVX2"])
+def test_channels_last(layer: tuple[int, ...], rest: dict[str, Any], processor: str) -> None:
+    assert with_processor(processor, *layer, **rest) == ("torch" if processor == "DEFAULT" else "fastvision")
 
 
 @pytest.mark.parametrize(
@@ -136,10 +144,58 @@ def test_channels_last(
         ((1024, 512, 4, 2, 4), {"channels_last": True, "input": torch.Size((64, 1024, 4, 4))}),
     ],
 )
-def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for narrow in (False, True):
-        monkeypatch.setattr(kernel_choice, "_AVX2", narrow)
-        assert chosen(*layer, **rest) == "torch"
+@pytest.mark.parametrize("processor", ["DEFAULT", "AVX2"])
+def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], processor: str) -> None:
+    assert with_processor(processor, *layer, **rest) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("layer", "rest", "kernel"),
+    [
+        ((64, 21, 5, 2, 64), {}, "fastvision"),  # vectors of outputs do not come out even
+        ((64, 21, 5, 2, 64), _LAST, "fastvision"),
+        ((8, 21, 5, 2, 64), _BATCH, "torch"),
+        ((64, 32, 3, 2, 128), {}, "fastvision"),  # planes are turned
+        ((64, 32, 3, 2, 128), _LAST, "torch"),
+        ((64, 64, 3, 1, 128), {}, "torch"),
+        ((100, 64, 3, 1, 128), {}, "fastvision"),
+        ((64, 64, 3, 1, 8), {}, "fastvision"),  # few multiplications
+        ((64, 64, 3, 1, 8), _LAST, "fastvision"),
+        ((8, 64, 3, 2, 20), _LAST, "fastvision"),
+        ((8, 64, 3, 2, 128), _LAST, "torch"),
+        ((1024, 512, 4, 2, 8), {}, "torch"),  # many weights
+        ((64, 64, 1, 1, 128), {}, "torch"),
+        ((256, 64, 2, 2, 128), {}, "fastvision"),  # windows
+        ((256, 64, 2, 2, 8), {}, "torch"),
+        ((256, 128, 2, 2, 64), _LAST, "torch"),
+        ((256, 256, 2, 2, 128), _LAST, "fastvision"),
+        ((64, 64, 3, 2, 300), _LAST, "fastvision"),  # 92 MB
+        ((64, 16, 3, 2, 64, 8), {}, "fastvision"),  # groups
+        ((64, 128, 3, 2, 64, 8), {}, "torch"),
+        ((64, 128, 3, 2, 200, 8), {}, "fastvision"),
+        ((64, 16, 3, 1, 64, 8), {}, "torch"),
+        ((64, 16, 2, 2, 64, 8), {}, "torch"),
+        ((256, 16, 5, 2, 64, 8), _LAST, "fastvision"),
+        ((64, 16, 3, 2, 64, 8), _LAST, "torch"),
+        ((100, 100, 4, 2, 80, 100), {}, "fastvision"),  # depthwise
+        ((100, 100, 4, 2, 20, 100), {}, "torch"),
+        ((64, 64, 4, 2, 24, 64), {}, "torch"),
+        ((64, 64, 4, 2, 24, 64), _LAST, "fastvision"),
+        ((100, 100, 4, 2, 20, 100), _LAST, "torch"),
+    ],
+)
+def test_with_avx512(layer: tuple[int, ...], rest: dict[str, Any], kernel: str) -> None:
+    assert with_processor("AVX512", *layer, **rest) == kernel
+
+
+@pytest.mark.parametrize("processor", ["DEFAULT", "AVX2", "AVX512"])
+def test_in_double(processor: str) -> None:
+    """torch has no fast kernel for it; the largest layers are matrix products all the same."""
+    for layer in ((64, 64, 3, 1, 128), (64, 64, 4, 2, 24, 64), (64, 2, 7, 2, 64)):
+        assert with_processor(processor, *layer, **_DOUBLE) == "fastvision"
+    assert with_processor(processor, 64, 2, 2, 2, 64, **_DOUBLE) == "torch"
+    large = with_processor(processor, 1024, 512, 4, 2, 4, **_DOUBLE)
+    assert large == ("fastvision" if processor == "AVX512" else "torch")
 
 
 def test_plans_are_remembered_and_bounded() -> None:

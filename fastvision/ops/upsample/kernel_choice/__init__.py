@@ -1,0 +1,92 @@
+"""Who computes a transposed convolution."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal, NamedTuple
+
+import torch
+
+from fastvision.ops._remembered import Remembered
+from fastvision.ops.upsample.kernel_choice import cpu, cuda
+from fastvision.ops.upsample.kernel_choice.layer import Layer
+from fastvision.reference.upsample.conv_transpose2d import Pair
+from fastvision.reference.upsample.pair import to_pair
+
+__all__ = ["NATIVE_HALF", "Kernel", "Layer", "Plan", "choose_kernel", "plan", "plans"]
+
+Kernel = Literal["product", "torch", "fastvision"]
+_FEW_PRODUCTS = 10_000_000  # that a GPU does in less time than three calls take to launch
+
+
+def _multiplied_natively() -> set[torch.dtype]:
+    """The half types oneDNN multiplies on this processor; of others torch's convolution rounds every partial sum."""
+    found = set()
+    for dtype, query in ((torch.float16, "_is_mkldnn_fp16_supported"), (torch.bfloat16, "_is_mkldnn_bf16_supported")):
+        with contextlib.suppress(AttributeError, RuntimeError):  # neither is promised to stay
+            if getattr(torch.ops.mkldnn, query)():
+                found.add(dtype)
+    return found
+
+
+NATIVE_HALF = _multiplied_natively()
+
+
+def choose_kernel(layer: Layer) -> Kernel:
+    """Who computes a transposed convolution fastest, by its shape: a matrix product, torch or a kernel of ours."""
+    # one tap an output: the weights are read once, which is all there is to do
+    product = (layer.pixels, layer.groups) == (1, 1) and layer.plain
+    if product and not (layer.cuda and layer.multiplications < _FEW_PRODUCTS):
+        return "product"
+    if layer.cuda:
+        ours = cuda.can(layer) and cuda.pays(layer)
+    elif layer.dtype in (torch.float16, torch.bfloat16):
+        # oneDNN multiplies what we would widen to float32
+        ours = layer.depthwise or layer.dtype not in NATIVE_HALF
+    else:
+        ours = cpu.pays(layer)
+    return "fastvision" if ours else "torch"
+
+
+class Plan(NamedTuple):
+    """Who computes a layer, and how it is laid out, as our kernel is told.
+
+    geometry: stride, padding, output_padding and dilation, each of rows and of columns, and the groups.
+    """
+
+    kernel: Kernel
+    geometry: tuple[int, ...]
+
+
+def plan(
+    input: torch.Size,
+    strides: tuple[int, ...],
+    weight: torch.Size,
+    stride: int | Pair,
+    padding: int | Pair,
+    output_padding: int | Pair,
+    groups: int,
+    dilation: int | Pair,
+    dtype: torch.dtype,
+    cuda: bool,
+) -> Plan:
+    """:func:`choose_kernel` of an input and a weight of these sizes, the former of these ``strides``."""
+    pairs = to_pair(stride), to_pair(padding), to_pair(output_padding), to_pair(dilation)
+    last = len(input) == 4 and _is_channels_last(input, strides)
+    layer = Layer(input, weight, *pairs[:3], groups, pairs[3], dtype, last, cuda)
+    geometry = (*(number for pair in pairs for number in pair), groups)
+    return Plan(choose_kernel(layer) if layer.sound else "fastvision", geometry)
+
+
+def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
+    """As torch's convolution reads it: one channel is dense both ways, and its stride decides."""
+    dense = 1
+    for d in (1, 3, 2, 0):
+        if size[d] != 1 and strides[d] != dense:
+            return False
+        dense *= size[d]
+    return strides[1] == 1
+
+
+# a stride of 2.0 is an error, and not to be one for 2
+plans = Remembered(plan, 1024, keep=lambda plan: all(type(number) is int for number in plan.geometry))

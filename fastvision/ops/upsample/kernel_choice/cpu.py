@@ -1,0 +1,165 @@
+"""When a kernel of ours beats torch's convolution on a CPU.
+
+``python -m benchmarks.sweep`` shows what each choice costs; the reasons beside the lines are what it showed, and layers
+drawn at random: in float32 700 on AVX2 and 970 on AVX-512, in float64 170 and 340.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fastvision.ops.upsample.kernel_choice.layer import (
+    LANES,
+    LARGE_RESULT,
+    LARGE_STRIDE,
+    SMALL_RESULT,
+    TINY_RESULT,
+    Layer,
+)
+
+_LARGE_MAP = 1 << 22  # numbers
+_LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
+_FEW_POSITIONS = 512  # fewer do not pay for laying out the weights
+
+
+def pays(layer: Layer, capability: str | None = None) -> bool:
+    """Of a layer that is no product. capability: as :func:`torch.backends.cpu.get_cpu_capability` says it."""
+    capability = capability or torch.backends.cpu.get_cpu_capability()
+    if layer.dtype == torch.float64:
+        return _pays_in_double(layer, capability)
+    if capability == "AVX512":
+        return _pays_with_avx512(layer)
+    return (capability == "AVX2" and _pays_with_avx2(layer)) or _pays_with_any(layer)
+
+
+def _pays_in_double(layer: Layer, capability: str) -> bool:
+    """oneDNN has no float64, and torch adds up one product a tap, image by image."""
+    if layer.depthwise:
+        return True
+    # few outputs of few taps are soon added; the largest products are what its library for matrices is made for
+    work = layer.outputs > 3 * layer.groups or layer.taps > 4
+    return max(layer.kernel) > 1 and work and (capability == "AVX512" or layer.weights < 1 << 20)
+
+
+def _pays_with_any(layer: Layer) -> bool:
+    outputs, many = layer.outputs, layer.positions >= _FEW_POSITIONS
+    # oneDNN works on 8 or 16 channels side by side, and slowly where they do not come out even
+    odd = layer.channels > LANES and layer.channels % 8 != 0 and outputs <= 24 and min(layer.stride) > 1 and many
+    if layer.channels_last:
+        if layer.depthwise:
+            return _in_vectors_of_channels(layer) or _large_kernels(layer, 2 * LARGE_STRIDE)
+        # few outputs leave oneDNN's vectors empty, but turning an input costs more than that unless much is made of it
+        few = outputs <= 4 and _is_small_map(layer) and outputs * layer.kernel[0] * layer.kernel[1] >= 32
+        # without overlap nothing is turned, and whole tiles of outputs are stored where they belong; in between the two
+        # sizes both wait for memory, oneDNN a little less
+        whole = layer.channels >= LANES and outputs % (2 * LANES) == 0 and layer.pixels >= _LEAST_PIXELS
+        windows = layer.windows and whole and not SMALL_RESULT < layer.result_bytes < LARGE_RESULT
+        return layer.dense and (few or windows or odd or _large_kernels(layer, LARGE_STRIDE))
+    if layer.depthwise:
+        return _planes_pay(layer, _LARGE_MAP * layer.dtype.itemsize)
+    if not layer.dense:
+        return False
+    # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
+    few = outputs <= 4 or (outputs <= 8 and layer.channels <= 64 and layer.taps <= 9)
+    windows = layer.kernel == layer.stride and layer.positions >= layer.channels
+    return min(layer.stride) >= LARGE_STRIDE or (many and (windows or few or odd))
+
+
+def _pays_with_avx2(layer: Layer) -> bool:
+    """What :func:`_pays_with_any` leaves to torch."""
+    if layer.dense and layer.channels >= LANES and _overlap_pays(layer):
+        return True
+    # groups of few outputs leave most of a vector empty
+    grouped = 1 < layer.groups < layer.channels and layer.outputs <= 4 * layer.groups
+    return grouped and (not layer.channels_last or _is_small_map(layer))
+
+
+def _overlap_pays(layer: Layer) -> bool:
+    """Whether a product of all pixels with all taps (csrc/upsample/overlap_products.h) does, on AVX2."""
+    width, strided = layer.input[3], min(layer.stride) > 1
+    # maps of few pixels pay for laying out the weights, and for reading them again and again
+    light = layer.pixels >= 100 or layer.weights < 1 << 20
+    if max(layer.dilation) > 1 or max(layer.kernel) == 1:
+        return False
+    if not layer.channels_last:
+        # oneDNN turns an input and an output of planes: cheap beside a product whose outputs read every tap
+        if not strided:
+            return layer.outputs <= 24 and layer.channels >= 24
+        return light and layer.multiplications >= 2_000_000 and layer.positions >= 100
+    if layer.outputs <= 6:
+        return True  # oneDNN's vectors are mostly empty
+    if layer.outputs <= 24 and (layer.outputs % 8 != 0 or layer.channels % 8 != 0):
+        return True  # and here they do not come out even
+    many = layer.positions >= 100 if strided else layer.channels >= 24 and layer.positions >= _FEW_POSITIONS
+    if light and width <= 10 and many:
+        return True  # its tiles lie along a row
+    # what it prepares weighs more than what it multiplies; its result is put on fresh pages
+    few = layer.multiplications <= 8_000_000 and layer.channels >= 32
+    return few or (layer.result_bytes >= LARGE_RESULT and strided)
+
+
+def _pays_with_avx512(layer: Layer) -> bool:
+    large, huge = layer.result_bytes >= LARGE_RESULT, layer.result_bytes >= 2 * LARGE_RESULT
+    few = layer.multiplications <= 8_000_000  # what oneDNN prepares weighs more
+    if layer.depthwise:
+        if layer.channels_last:
+            even = layer.channels % LANES == 0 or large
+            return (even and _in_vectors_of_channels(layer)) or _large_kernels(layer, 2 * LARGE_STRIDE)
+        filled = layer.channels <= 2 * LANES or layer.sides[1] >= 5 * LANES  # vectors along a row
+        return _planes_pay(layer, LARGE_RESULT) and (filled or large)
+    if not layer.dense:
+        # groups of few outputs leave most of a vector empty, but turning them costs more than that where little is made
+        narrow, many = layer.outputs <= 8 * layer.groups, layer.channels > 8 * layer.groups
+        if max(layer.kernel) <= 2 or not narrow:
+            return huge if layer.channels_last else large
+        if layer.channels_last:
+            return huge or (many and (layer.multiplications >= 30_000_000 or layer.result_bytes < TINY_RESULT))
+        return min(layer.stride) > 1 or layer.channels <= 3 * LANES or large
+    if _large_kernels(layer, LARGE_STRIDE) or (not layer.channels_last and min(layer.stride) >= LARGE_STRIDE):
+        return True
+    if max(layer.kernel) == 1 or max(layer.dilation) > 1:
+        return False
+    if huge and min(layer.stride) > 1:
+        return True  # on fresh pages
+    shared = layer.channels_last and layer.channels < LANES and layer.input[0] > 1  # an image a thread
+    if layer.outputs % LANES != 0:
+        # vectors of outputs do not come out even
+        return not shared and (max(layer.kernel) > 2 or layer.channels_last or layer.channels <= 128)
+    if layer.channels < LANES and layer.channels_last:
+        return not shared and layer.multiplications <= 4_000_000
+    if layer.channels_last:
+        return few or (layer.windows and large)
+    if layer.windows:
+        return layer.positions >= layer.channels
+    if min(layer.stride) == 1:
+        return few or layer.channels % LANES != 0
+    # many weights are what it is best at
+    return few or layer.weights <= 1 << 18 or large
+
+
+def _is_small_map(layer: Layer) -> bool:
+    return layer.channels <= 128 and layer.channels * layer.positions < _LARGE_MAP
+
+
+def _large_kernels(layer: Layer, stride: int) -> bool:
+    """Whether strides are so large that neighbouring outputs are a run of the kernel, and not of few pixels alone.
+
+    The weights are many, and worth laying out where their channels have pixels enough.
+    """
+    many = layer.positions >= _FEW_POSITIONS or layer.positions >= 2 * layer.channels
+    return min(layer.stride) >= stride and many
+
+
+def _in_vectors_of_channels(layer: Layer) -> bool:
+    """Of a depthwise layer in channels_last: whether vectors of channels pay."""
+    vectors = layer.outputs == layer.channels >= LANES and max(layer.stride) < LARGE_STRIDE
+    return vectors and not TINY_RESULT < layer.result_bytes < LARGE_RESULT
+
+
+def _planes_pay(layer: Layer, least: int) -> bool:
+    """Of a depthwise layer of planes. least: bytes of a result that oneDNN pays too much for turning.
+
+    It works on 16 channels side by side, while turning the layout does not cost more than it saves.
+    """
+    turned = layer.channels % 16 == 0 and layer.result_bytes < least and min(layer.kernel) > 1
+    return not turned or min(layer.stride) >= LARGE_STRIDE
