@@ -40,7 +40,7 @@ def with_processor(capability: str, *sizes: int, **kwargs: Any) -> str:
 
 
 def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(cpu, "_CAPABILITY", "AVX2")
     assert chosen(512, 512, 7, 1, 1) == "product"
     assert chosen(21, 21, 64, 32, 40, 21) == "fastvision"
     assert chosen(512, 256, 4, 2, 4) == "torch"

@@ -17,6 +17,7 @@ from fastvision.ops.upsample.kernel_choice.layer import (
     Layer,
 )
 
+_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 _LARGE_MAP = 1 << 22  # numbers
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
 _FEW_POSITIONS = 512  # fewer do not pay for laying out the weights
@@ -24,7 +25,7 @@ _FEW_POSITIONS = 512  # fewer do not pay for laying out the weights
 
 def pays(layer: Layer, capability: str | None = None) -> bool:
     """Of a layer that is no product. capability: as :func:`torch.backends.cpu.get_cpu_capability` says it."""
-    capability = capability or torch.backends.cpu.get_cpu_capability()
+    capability = capability or _CAPABILITY
     if layer.dtype == torch.float64:
         return _pays_in_double(layer, capability)
     if capability == "AVX512":
