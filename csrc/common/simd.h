@@ -28,8 +28,8 @@ struct Register {
 
 namespace simd_detail {
 
-// The bits of float16 or bfloat16 numbers -> those of the same numbers in float32: what converting them one by one
-// comes to, as the compiler seldom finds out by itself.
+// float16 or bfloat16 numbers in float32. Conversions one by one come to the same where the compiler finds out, as it
+// does for a whole Vector.
 template <class S, int kBytes>
 [[gnu::always_inline]] inline auto widened(const S* source) {
   using Narrow = typename Register<uint16_t, kBytes / 2>::Raw;
@@ -96,7 +96,12 @@ struct [[gnu::may_alias]] Vector {  // as other vectors, see `as`
   template <class S>
   [[gnu::always_inline]] static Vector load(const S* source) {
     Vector vector;
-    for (int i = 0; i < kParts; ++i) vector.parts[i] = load_part(source + i * kPartLanes);
+    if constexpr (std::is_same_v<T, S>) {
+      for (int i = 0; i < kParts; ++i) vector.parts[i] = load_part(source + i * kPartLanes);
+    } else {
+      for (int l = 0; l < kVectorLanes<T>; ++l)
+        vector.parts[l / kPartLanes][l % kPartLanes] = static_cast<T>(source[l]);
+    }
     return vector;
   }
 

@@ -57,6 +57,13 @@ template <class S, class T>
     }
   }
 #endif
+  // numbers that are converted, side by side where they go; but long rows apart are read as they lie
+  if (!std::is_same_v<S, T> && (to_step > from_step || columns <= 4 * rows)) {
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t i = r; i < rows; ++i) to[c * to_step + i] = static_cast<T>(from[i * from_step + c]);
+    }
+    return;
+  }
   for (; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) to[c * to_step + r] = static_cast<T>(from[r * from_step + c]);
   }
