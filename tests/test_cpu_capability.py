@@ -14,7 +14,10 @@ from fastvision import _library
 pytestmark = pytest.mark.skipif(_library.BACKEND != "native", reason="the CPU kernels are the native library's")
 
 CAPABILITIES = ["DEFAULT", "AVX2", "AVX512"]  # from the narrowest, as torch names them
+# every op in float32, and those whose loops are written for one size of numbers in all
+SOME = "the_reference and (float32 or instance_norm or max_unpool2d or conv_transpose2d or gram_matrix)"
 CASES = Path(__file__).parent / "ops" / "test_cases.py"
+FILES = [CASES.with_name(name) for name in ("test_max_unpool2d.py", "test_instance_norm.py")]
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -34,4 +37,5 @@ def test_equals_the_reference(capability: str) -> None:
         return done.stdout
 
     assert f"CPU kernels {capability};" in python("-m", "fastvision", "doctor")
-    python("-m", "pytest", "-q", "-p", "no:cacheprovider", CASES, "-k", "float32 and the_reference")
+    for tests in ([CASES, "-k", SOME], FILES):
+        python("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)

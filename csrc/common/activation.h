@@ -9,7 +9,7 @@ namespace fastvision {
 // value where z > 0, slope * value elsewhere: y for value z, g' for value g. NaN stays, and ReLU of -inf is 0.
 // V: T, or several side by side.
 template <class V, class T>
-FV_HOST_DEVICE V activated(V z, V value, T slope) {
+FV_HOST_DEVICE_ALWAYS V activated(V z, V value, T slope) {
   const V below = slope == 0 ? V{} : slope * value;
   return z <= T(0) ? below : value;
 }

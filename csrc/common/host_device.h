@@ -9,9 +9,12 @@
 #ifdef __CUDACC__
 #define FV_HOST_DEVICE __host__ __device__ __forceinline__
 #define FV_DEVICE __device__ __forceinline__
+#define FV_HOST_DEVICE_ALWAYS FV_HOST_DEVICE
 #else
 #define FV_HOST_DEVICE inline
 #define FV_DEVICE inline
+// for functions of vectors, which in a call of their own would travel as the caller's instruction set has it
+#define FV_HOST_DEVICE_ALWAYS [[gnu::always_inline]] inline
 #endif
 
 namespace fastvision {

@@ -7,7 +7,7 @@
 
 namespace fastvision {
 
-// `transpose` of a few columns.
+// `transpose`, all columns of a few rows at a time.
 template <class S, class T>
 [[gnu::always_inline]] inline void transpose_columns(const S* from, int64_t from_step, int64_t rows, int64_t columns,
                                                      T* to, int64_t to_step) {
@@ -57,7 +57,7 @@ template <class S, class T>
     }
   }
 #endif
-  // numbers that are converted, side by side where they go; but long rows apart are read as they lie
+  // numbers are converted as they are written, several at a time; only long rows are read as they lie
   if (!std::is_same_v<S, T> && (to_step > from_step || columns <= 4 * rows)) {
     for (int64_t c = 0; c < columns; ++c) {
       for (int64_t i = r; i < rows; ++i) to[c * to_step + i] = static_cast<T>(from[i * from_step + c]);

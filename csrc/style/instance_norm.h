@@ -53,7 +53,7 @@ FV_HOST_DEVICE Line<T> line_of(double mean, double rstd, double weight, double b
 
 // V: T, or several side by side.
 template <class V>
-FV_HOST_DEVICE V line_at(V x, V mean, V scale, V shift) {
+FV_HOST_DEVICE_ALWAYS V line_at(V x, V mean, V scale, V shift) {
   return (x - mean) * scale + shift;
 }
 

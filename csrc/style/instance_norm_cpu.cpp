@@ -30,8 +30,8 @@ template <class T, int kBytes, class S>
         bytes, count, channels, tile, sums,
         [&](auto registers, int64_t lane)
             __attribute__((always_inline)) { return registers.load_part(about[0] + lane); },
-        [&](auto registers, const auto& mean, int64_t at, auto* totals) __attribute__((always_inline)) {
-          const auto deviation = registers.load_part(block + at) - mean;
+        [&](auto registers, const auto& near, int64_t at, auto* totals) __attribute__((always_inline)) {
+          const auto deviation = registers.load_part(block + at) - near;
           totals[0] += deviation, totals[1] += deviation * deviation;
         });
     style::fold(sums[0], tile), style::fold(sums[1], tile);

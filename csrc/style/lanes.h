@@ -12,8 +12,8 @@
 namespace fastvision::style {
 
 constexpr int64_t kLanes = 128;   // values of a row, at most
-constexpr int64_t kRows = 32;     // of a block, which stays in the first cache: 16 KiB of float
-constexpr int64_t kBlocks = 8;    // of a chunk
+constexpr int64_t kRows = 32;     // of a block, which stays in the first cache: up to 16 KiB of float
+constexpr int64_t kBlocks = 8;    // of a chunk, and more of smaller blocks
 constexpr int64_t kAhead = 2048;  // values between what is read and what is asked for
 
 // As many as fit into a row, in whole vectors of 16 if some do; of one plane four vectors.

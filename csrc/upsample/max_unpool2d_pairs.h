@@ -36,7 +36,7 @@ bool in_pairs(const Params& p, const Strides& step, const Strides& place_step) {
   uint64_t beyond = 0;
   for (int64_t j = 0; j < p.width; ++j) {
     beyond |= distance_beyond(places[j], low, high);
-    offsets[j] = int32_t(places[j] - low) - 2 * int32_t(j);
+    offsets[j] = int32_t(uint64_t(places[j]) - uint64_t(low) - 2 * uint64_t(j));
   }
   return int64_t(beyond) >= 0;
 }
@@ -102,12 +102,11 @@ bool in_words(RegisterBytes<kBytes>, const Params& p, const Strides& step, const
                                                                    const PairedPlane<const uint32_t, uint32_t>& plane) {
   static_assert(std::endian::native == std::endian::little, "the left pixel is the low half of its word");
   constexpr int kLanes = 8;
-  using Places = Register<int64_t, 64>::Raw;
   using Words = Register<uint64_t, 64>::Raw;
   using Numbers = Register<uint32_t, 32>::Raw;
   const Params p = params;  // a copy, which no store may change
-  const Places along_row = {0, 2, 4, 6, 8, 10, 12, 14};
-  Places hits{};
+  const Words along_row = {0, 2, 4, 6, 8, 10, 12, 14}, none{};
+  Words hits{};
   for (int64_t i = 0; i < p.height; ++i) {
     const uint32_t* const from = plane.inputs + i * plane.step;
     const int64_t* const places = plane.places + i * plane.place_step;
@@ -115,22 +114,22 @@ bool in_words(RegisterBytes<kBytes>, const Params& p, const Strides& step, const
       const int64_t first = p.first_of_cell(i, 0) + r * p.out_width;
       for (int64_t j = 0; j < p.width; j += kLanes) {
         const int64_t input = std::min(j, p.width - kLanes);
-        Places place;
+        Words place;
         Numbers numbers;
         std::memcpy(&place, places + input, sizeof place);
         std::memcpy(&numbers, from + input, sizeof numbers);
-        place -= along_row + (first + 2 * input);
-        const Places left = place == 0, right = place == 1;
-        hits -= left | right;
-        const Words word = __builtin_convertvector(numbers, Words), none{};
+        place -= along_row + uint64_t(first + 2 * input);
+        const auto left = place == 0, right = place == 1;
+        hits -= Words(left | right);
+        const Words word = __builtin_convertvector(numbers, Words);
         const Words pixels = (left ? word : none) | (right ? word << 32 : none);
         std::memcpy(plane.pixels + first + 2 * input, &pixels, sizeof pixels);
       }
     }
   }
-  int64_t all = 0;
+  uint64_t all = 0;
   for (int l = 0; l < kLanes; ++l) all += hits[l];
-  return all == p.height * ceil_div(p.width, int64_t(kLanes)) * kLanes;  // each in one row of its cell
+  return int64_t(all) == p.height * ceil_div(p.width, int64_t(kLanes)) * kLanes;  // each in one row of its cell
 }
 
 #else

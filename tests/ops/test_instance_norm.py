@@ -39,6 +39,37 @@ def test_equals_torchs_in_float64(shape: Any, activation: str | None, layout: An
 
 
 @LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [1, 3, 17, 127, 128, 129, 200, 400])
+@pytest.mark.parametrize("size", [(1, 3), (5, 7), (9, 43)], ids=str)
+def test_any_number_of_channels(
+    layout: Any, dtype: torch.dtype, channels: int, size: Any, device: torch.device
+) -> None:
+    """Rows of values are whole vectors, or not, and last rows are shorter."""
+    x = data.feature_map(2, channels, *size).to(device, dtype).to(memory_format=layout)
+    weight, bias = (t.to(device) for t in affine(channels, dtype=dtype))
+    ours = value_and_gradients(lambda *t: ops.instance_norm(*t, activation="leaky_relu"), x, weight, bias)
+    exact = value_and_gradients(lambda *t: torchs(*t, "leaky_relu"), *(t.double() for t in (x, weight, bias)))
+    tolerance = 1e-10 if dtype == torch.float64 else 2e-3
+    for a, b in zip(ours, exact, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
+
+
+@LAYOUTS
+def test_the_smallest_and_largest_half_numbers(layout: Any, device: torch.device) -> None:
+    """Read as what they are: subnormals as multiples of 2^-24, infinity and NaN as such."""
+    steps = torch.arange(-1200, 1200, device=device).view(1, 2, 30, 40)
+    tiny = (steps * 2.0**-24).half().to(memory_format=layout)
+    out = ops.instance_norm(tiny, None, None, 1e-30)
+    assert torch.equal(out, ops.instance_norm(tiny.float(), None, None, 1e-30).half())
+    assert abs(float(out.float().std(correction=0)) - 1) < 1e-3
+    top = torch.full((1, 3, 8, 9), 65504.0, device=device)
+    top[0, :, 0, 0], top[0, 1, 4, 4], top[0, 2, 7, 8] = -65504, INF, NAN
+    out = ops.instance_norm(top.half().to(memory_format=layout), None, None)
+    assert out[0, 0].isfinite().all() and out[0, 0, 0, 0] < -8 and out[0, 1:].isnan().all()
+
+
+@LAYOUTS
 @pytest.mark.parametrize("offset", [1e4, -3e5, 1e6])
 def test_a_mean_far_from_zero(offset: float, layout: Any, device: torch.device) -> None:
     """Against float64 on the same numbers; a mean rounded to float32 is off by up to 3 % of a standard deviation."""

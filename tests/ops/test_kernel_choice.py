@@ -84,12 +84,12 @@ def test_on_cuda_in_half() -> None:
 
 @pytest.mark.parametrize("last", [False, True])
 def test_sizes_that_need_more_than_32_bits_on_cuda(last: bool) -> None:
-    cuda: dict[str, Any] = {"cuda": True, "channels_last": last}
-    assert chosen(2, 2, 1, 2, 1, 2, input=torch.Size((1, 2, 64, 1 << 18)), **cuda) == "fastvision"
+    gpu: dict[str, Any] = {"cuda": True, "channels_last": last}
+    assert chosen(2, 2, 1, 2, 1, 2, input=torch.Size((1, 2, 64, 1 << 18)), **gpu) == "fastvision"
     for size in ((1, 2, 1, 1 << 26), (1, 2, 1 << 14, 1 << 15)):
-        assert chosen(2, 2, 1, 2, 1, 2, input=torch.Size(size), **cuda) == "torch"
+        assert chosen(2, 2, 1, 2, 1, 2, input=torch.Size(size), **gpu) == "torch"
     wide = torch.Size((1, 1024, 1, 1 << 16))
-    assert chosen(1024, 1024, 2, 2, 1, 1024, input=wide, **cuda) == ("torch" if last else "fastvision")
+    assert chosen(1024, 1024, 2, 2, 1, 1024, input=wide, **gpu) == ("torch" if last else "fastvision")
 
 
 def test_small_layers(device: torch.device) -> None:
@@ -165,6 +165,12 @@ def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], processor: str) ->
         ((8, 64, 3, 2, 128), _LAST, "torch"),
         ((1024, 512, 4, 2, 8), {}, "torch"),  # many weights
         ((64, 64, 1, 1, 128), {}, "torch"),
+        ((64, 64, 3, 2, 40), {"dilation": (2, 2)}, "torch"),
+        ((64, 64, 16, 8, 40), {}, "fastvision"),  # large strides
+        ((64, 64, 16, 8, 40), _LAST, "fastvision"),
+        ((64, 64, 16, 8, 2), {**_LAST, "input": torch.Size((2, 64, 1, 2))}, "fastvision"),
+        ((21, 21, 32, 16, 40, 21), _LAST, "fastvision"),
+        ((21, 21, 16, 8, 20, 21), _LAST, "torch"),
         ((256, 64, 2, 2, 128), {}, "fastvision"),  # windows
         ((256, 64, 2, 2, 8), {}, "torch"),
         ((256, 128, 2, 2, 64), _LAST, "torch"),
@@ -194,6 +200,7 @@ def test_in_double(processor: str) -> None:
     for layer in ((64, 64, 3, 1, 128), (64, 64, 4, 2, 24, 64), (64, 2, 7, 2, 64)):
         assert with_processor(processor, *layer, **_DOUBLE) == "fastvision"
     assert with_processor(processor, 64, 2, 2, 2, 64, **_DOUBLE) == "torch"
+    assert chosen(21, 21, 3, 2, 40, 21, **_DOUBLE) == "fastvision" and chosen(64, 2, 2, 2, 64, **_DOUBLE) == "torch"
     large = with_processor(processor, 1024, 512, 4, 2, 4, **_DOUBLE)
     assert large == ("fastvision" if processor == "AVX512" else "torch")
 

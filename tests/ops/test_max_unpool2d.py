@@ -115,28 +115,45 @@ def test_random_indices(
 
 
 @LAYOUTS
-def test_one_stray_index(layout: Any, device: torch.device) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [16, 31, 44, 96, 127, 201])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_rows_of_any_length(layout: Any, dtype: torch.dtype, width: int, rows: int, device: torch.device) -> None:
+    """Cells two pixels wide, with pixels right of them and below or not."""
+    features = data.feature_map(1, 3, 13, width).to(device, dtype).to(memory_format=layout)
+    values, switches = pooled(features, (rows, 2))
+    args = (switches, (rows, 2), None, 0, (13, width))
+    ours, theirs = (unpooled_and_gradient(f, values, *args) for f in (ops.max_unpool2d, F.max_unpool2d))
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
+@LAYOUTS
+@pytest.mark.parametrize("width", [14, 36, 98])
+def test_one_stray_index(layout: Any, width: int, device: torch.device) -> None:
     """Of one plane among many, into the cell of another input, before it or after."""
-    features = data.feature_map(3, 40, 12, 14).to(device).to(memory_format=layout)
+    features = data.feature_map(3, 40, 12, width).to(device).to(memory_format=layout)
     values, switches = pooled(features, 2)
     switches[1, 33, 4, 5] = switches[1, 33, 0, 0]
     switches[2, 7, 0, 1] = switches[2, 7, 5, 6]
     out, gradient = unpooled_and_gradient(ops.max_unpool2d, values, switches, 2)
-    assert torch.equal(out.cpu(), loop(values.cpu(), switches.cpu(), (12, 14)))
+    assert torch.equal(out.cpu(), loop(values.cpu(), switches.cpu(), (12, width)))
     assert gradient[1, 33, 0, 0] == 0 and gradient[2, 7, 0, 1] == 0 and int((gradient == 0).sum()) == 2
 
 
 @LAYOUTS
-@pytest.mark.parametrize("wrong", [-1, 168, 2**32 + 3, -(2**63), 2**63 - 1])
-def test_an_index_that_names_no_pixel(layout: Any, wrong: int, device: torch.device) -> None:
-    features = data.feature_map(3, 20, 12, 14).to(device).to(memory_format=layout)
+@pytest.mark.parametrize("wrong", [-1, 12 * 98, 2**32 + 3, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("width", [14, 36, 98])
+def test_an_index_that_names_no_pixel(layout: Any, wrong: int, width: int, device: torch.device) -> None:
+    features = data.feature_map(3, 20, 12, width).to(device).to(memory_format=layout)
     values, switches = pooled(features, 2)
     good = switches.clone()
     switches[2, 5, 1, 3], switches[1, 7, 4, 2] = 12345, wrong
-    grad = torch.ones(3, 20, 12, 14, device=device).to(memory_format=layout)
+    grad = torch.ones(3, 20, 12, width, device=device).to(memory_format=layout)
     backward = torch.ops.fastvision.max_unpool2d_backward
     if device.type == "cpu" and fastvision.BACKEND == "native":
-        message = rf"expected indices in \[0, 168\), the pixels of an output plane, got {wrong} at \[1, 7, 4, 2\]"
+        message = (
+            rf"expected indices in \[0, {12 * width}\), the pixels of an output plane, got {wrong} at \[1, 7, 4, 2\]"
+        )
         with pytest.raises(IndexError, match="max_unpool2d: " + message):
             ops.max_unpool2d(values, switches, 2)
         with pytest.raises(IndexError, match="max_unpool2d_backward: " + message):

@@ -24,7 +24,10 @@ _FEW_POSITIONS = 512  # fewer do not pay for laying out the weights
 
 
 def pays(layer: Layer, capability: str | None = None) -> bool:
-    """Of a layer that is no product. capability: as :func:`torch.backends.cpu.get_cpu_capability` says it."""
+    """Of a layer in float32 or float64 that is no product.
+
+    capability: of the processor, as :func:`torch.backends.cpu.get_cpu_capability` says it.
+    """
     capability = capability or _CAPABILITY
     if layer.dtype == torch.float64:
         return _pays_in_double(layer, capability)
@@ -54,16 +57,16 @@ def _pays_with_any(layer: Layer) -> bool:
         # without overlap nothing is turned, and whole tiles of outputs are stored where they belong; in between the two
         # sizes both wait for memory, oneDNN a little less
         whole = layer.channels >= LANES and outputs % (2 * LANES) == 0 and layer.pixels >= _LEAST_PIXELS
-        windows = layer.windows and whole and not SMALL_RESULT < layer.result_bytes < LARGE_RESULT
-        return layer.dense and (few or windows or odd or _large_kernels(layer, LARGE_STRIDE))
+        whole = whole and layer.windows and not SMALL_RESULT < layer.result_bytes < LARGE_RESULT
+        return layer.dense and (few or whole or odd or _large_kernels(layer, LARGE_STRIDE))
     if layer.depthwise:
         return _planes_pay(layer, _LARGE_MAP * layer.dtype.itemsize)
     if not layer.dense:
         return False
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
     few = outputs <= 4 or (outputs <= 8 and layer.channels <= 64 and layer.taps <= 9)
-    windows = layer.kernel == layer.stride and layer.positions >= layer.channels
-    return min(layer.stride) >= LARGE_STRIDE or (many and (windows or few or odd))
+    apart = layer.kernel == layer.stride and layer.positions >= layer.channels
+    return min(layer.stride) >= LARGE_STRIDE or (many and (apart or few or odd))
 
 
 def _pays_with_avx2(layer: Layer) -> bool:
@@ -109,7 +112,8 @@ def _pays_with_avx512(layer: Layer) -> bool:
         filled = layer.channels <= 2 * LANES or layer.sides[1] >= 5 * LANES  # vectors along a row
         return _planes_pay(layer, LARGE_RESULT) and (filled or large)
     if not layer.dense:
-        # groups of few outputs leave most of a vector empty, but turning them costs more than that where little is made
+        # groups of few outputs leave most of oneDNN's vectors empty; in channels_last ours turns them, which pays where
+        # each is made of much, or where they stay in the cache
         narrow, many = layer.outputs <= 8 * layer.groups, layer.channels > 8 * layer.groups
         if max(layer.kernel) <= 2 or not narrow:
             return huge if layer.channels_last else large
@@ -122,7 +126,8 @@ def _pays_with_avx512(layer: Layer) -> bool:
         return False
     if huge and min(layer.stride) > 1:
         return True  # on fresh pages
-    shared = layer.channels_last and layer.channels < LANES and layer.input[0] > 1  # an image a thread
+    # of few channels oneDNN gives each thread an image
+    shared = layer.channels_last and layer.channels < LANES and layer.input[0] > 1
     if layer.outputs % LANES != 0:
         # vectors of outputs do not come out even
         return not shared and (max(layer.kernel) > 2 or layer.channels_last or layer.channels <= 128)
@@ -143,9 +148,9 @@ def _is_small_map(layer: Layer) -> bool:
 
 
 def _large_kernels(layer: Layer, stride: int) -> bool:
-    """Whether strides are so large that neighbouring outputs are a run of the kernel, and not of few pixels alone.
+    """Whether strides are so large that neighbouring outputs are a run of the kernel, and the input is no small map.
 
-    The weights are many, and worth laying out where their channels have pixels enough.
+    Such kernels have many weights, worth laying out for pixels enough.
     """
     many = layer.positions >= _FEW_POSITIONS or layer.positions >= 2 * layer.channels
     return min(layer.stride) >= stride and many
