@@ -171,6 +171,7 @@ def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], processor: str) ->
         ((64, 64, 16, 8, 2), {**_LAST, "input": torch.Size((2, 64, 1, 2))}, "fastvision"),
         ((21, 21, 32, 16, 40, 21), _LAST, "fastvision"),
         ((21, 21, 16, 8, 20, 21), _LAST, "torch"),
+        ((21, 21, 16, 8, 80, 21), _LAST, "fastvision"),  # 36 MB
         ((256, 64, 2, 2, 128), {}, "fastvision"),  # windows
         ((256, 64, 2, 2, 8), {}, "torch"),
         ((256, 128, 2, 2, 64), _LAST, "torch"),

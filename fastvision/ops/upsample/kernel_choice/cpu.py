@@ -108,7 +108,8 @@ def _pays_with_avx512(layer: Layer) -> bool:
     if layer.depthwise:
         if layer.channels_last:
             even = layer.channels % LANES == 0 or large
-            return (even and _in_vectors_of_channels(layer)) or _large_kernels(layer, 2 * LARGE_STRIDE)
+            least = LARGE_STRIDE if large else 2 * LARGE_STRIDE
+            return (even and _in_vectors_of_channels(layer)) or _large_kernels(layer, least)
         filled = layer.channels <= 2 * LANES or layer.sides[1] >= 5 * LANES  # vectors along a row
         return _planes_pay(layer, LARGE_RESULT) and (filled or large)
     if not layer.dense:
