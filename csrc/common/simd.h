@@ -84,12 +84,9 @@ struct [[gnu::may_alias]] Vector {  // as other vectors, see `as`
   [[gnu::always_inline]] static Part load_part(const S* source) {
     if constexpr (std::is_same_v<T, S>) {
       return *reinterpret_cast<const Part*>(source);
-    } else if constexpr (std::is_same_v<T, float> && sizeof(S) == 2) {
-      return simd_detail::widened<S, kBytes>(source);
     } else {
-      Part part;
-      for (int l = 0; l < kPartLanes; ++l) part[l] = static_cast<T>(source[l]);
-      return part;
+      static_assert(std::is_same_v<T, float>);
+      return simd_detail::widened<S, kBytes>(source);
     }
   }
 

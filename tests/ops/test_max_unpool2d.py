@@ -141,8 +141,10 @@ def test_one_stray_index(layout: Any, width: int, device: torch.device) -> None:
 
 
 @LAYOUTS
-@pytest.mark.parametrize("wrong", [-1, 12 * 98, 2**32 + 3, -(2**63), 2**63 - 1])
-@pytest.mark.parametrize("width", [14, 36, 98])
+@pytest.mark.parametrize(
+    ("width", "wrong"),
+    [(width, wrong) for width in (14, 36, 98) for wrong in (-1, 12 * width, 2**32 + 3, -(2**63), 2**63 - 1)],
+)
 def test_an_index_that_names_no_pixel(layout: Any, wrong: int, width: int, device: torch.device) -> None:
     features = data.feature_map(3, 20, 12, width).to(device).to(memory_format=layout)
     values, switches = pooled(features, 2)

@@ -65,7 +65,7 @@ def _pays_with_any(layer: Layer) -> bool:
         return False
     # overlapping kernels with many outputs are what oneDNN is best at; it gains less without overlap or with few
     few = outputs <= 4 or (outputs <= 8 and layer.channels <= 64 and layer.taps <= 9)
-    apart = layer.kernel == layer.stride and layer.positions >= layer.channels
+    apart = layer.apart and layer.positions >= layer.channels
     return min(layer.stride) >= LARGE_STRIDE or (many and (apart or few or odd))
 
 

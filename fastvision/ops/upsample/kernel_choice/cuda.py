@@ -23,7 +23,7 @@ def pays(layer: Layer) -> bool:
     """
     outputs, results = layer.outputs, layer.results
     reads = layer.channels // layer.groups * layer.taps  # that an output reads
-    strided, windows = min(layer.stride) > 1, layer.kernel == layer.stride
+    strided = min(layer.stride) > 1
     if layer.depthwise and outputs == layer.channels:
         # cuDNN visits every tap of the kernel for every output, and knows better only without strides and turned
         least = 45_000_000 if layer.channels_last else 30_000_000
@@ -36,9 +36,9 @@ def pays(layer: Layer) -> bool:
         each = outputs // layer.groups
         if not strided:
             return not layer.channels_last and each <= 4 and results >= 1_000_000
-        return reads <= 64 and (results >= 1_000_000 or (not windows and results * reads >= 1_000_000))
+        return reads <= 64 and (results >= 1_000_000 or (not layer.apart and results * reads >= 1_000_000))
     if not strided or layer.channels * layer.positions + results < (4_000_000 if layer.channels_last else 2_000_000):
         return False
-    if windows and outputs <= 4:
+    if layer.apart and outputs <= 4:
         return layer.channels <= (256 if max(layer.stride) == 2 else 64)
     return reads <= (100 if min(layer.stride) >= LARGE_STRIDE else 36)

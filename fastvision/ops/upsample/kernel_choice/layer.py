@@ -51,9 +51,14 @@ class Layer(NamedTuple):
         return self.groups == self.channels > 1
 
     @property
+    def apart(self) -> bool:
+        """Whether kernels do not overlap, and leave no gaps but for dilation."""
+        return self.kernel == self.stride
+
+    @property
     def windows(self) -> bool:
-        """Whether kernels cover the output side by side."""
-        return self.kernel == self.stride and self.plain
+        """Whether kernels cover the whole output side by side."""
+        return self.apart and self.plain
 
     @property
     def plain(self) -> bool:
