@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch.autograd import Function
 from torch.compiler import is_compiling
 
@@ -24,7 +24,15 @@ _PRIVATE = (  # of torch._C, and not promised to stay
     "_parse_dispatch_key",
 )
 _AVAILABLE = all(hasattr(torch._C, name) for name in _PRIVATE)
-_VMAP_MODE: Any = torch._C._parse_dispatch_key("VmapMode") if _AVAILABLE else None
+if _AVAILABLE:
+    # looked up once: a call passes here several times
+    _any_requires_grad: Any = torch._C._any_requires_grad
+    _are_transforms_active: Any = torch._C._are_functorch_transforms_active
+    _BelowAutograd: Any = torch._C._AutoDispatchBelowAutograd
+    _is_included: Any = torch._C._dispatch_tls_is_dispatch_key_included
+    _is_function_mode_enabled: Any = torch._C._is_torch_function_mode_enabled
+    _is_tracing: Any = torch._C._is_tracing
+    _VMAP_MODE: Any = torch._C._parse_dispatch_key("VmapMode")
 
 
 def is_plain() -> bool:
@@ -34,19 +42,19 @@ def is_plain() -> bool:
     """
     return _AVAILABLE and not (
         is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_torch_function_mode_enabled()
-        or torch._C._dispatch_tls_is_dispatch_key_included(_VMAP_MODE)
+        or _is_tracing()
+        or _are_transforms_active()
+        or _is_function_mode_enabled()
+        or _is_included(_VMAP_MODE)
     )
 
 
 def wants_gradient(args: Sequence[Any]) -> bool:
-    return torch.is_grad_enabled() and bool(torch._C._any_requires_grad(*args))
+    return is_grad_enabled() and bool(_any_requires_grad(*args))
 
 
 def without_gradient(op: Any, args: Sequence[Any]) -> Any:
-    with torch._C._AutoDispatchBelowAutograd():
+    with _BelowAutograd():
         return op(*args)
 
 
@@ -61,9 +69,11 @@ def function_of(op: Any, backward: Callable[..., Any], setup_context: Callable[.
         setup_context(ctx, args, output)
         return output
 
-    lists = ["List[Tensor]" in str(argument.type) for argument in schema.arguments]
-    if any(lists):
-        return _function_of_lists(schema.name, forward, backward, lists)
+    types = [str(argument.type) for argument in schema.arguments]
+    if any("List[Tensor]" in type for type in types):
+        lists = [at for at, type in enumerate(types) if "List[Tensor]" in type]
+        alone = [at for at, type in enumerate(types) if type in ("Tensor", "Optional[Tensor]")]
+        return _function_of_lists(schema.name, forward, backward, lists, alone)
     return _function(schema.name, forward, backward).apply  # type: ignore[no-any-return]
 
 
@@ -73,43 +83,39 @@ def _function(name: str, forward: Callable[..., Any], backward: Callable[..., An
 
 
 def _function_of_lists(
-    name: str, forward: Callable[..., Any], backward: Callable[..., Any], lists: Sequence[bool]
+    name: str, forward: Callable[..., Any], backward: Callable[..., Any], lists: Sequence[int], alone: Sequence[int]
 ) -> Callable[..., Any]:
-    """Some arguments are ``lists`` of tensors, which a Function does not look into: it is given what lies in them."""
+    """A Function does not look into the arguments that are ``lists`` of tensors; others are tensors ``alone``.
 
-    def flat_forward(ctx: Any, lengths: Sequence[int | None], *flat: Any) -> Any:
-        ctx.lengths = lengths
-        return forward(ctx, *_nested(lengths, flat))
+    It is given beside them, one by one, what wants a gradient: each tensor costs it 1 us and more.
+    """
 
-    def flat_backward(ctx: Any, *grads: Tensor) -> Any:
-        needed = ctx.needs_input_grad
-        try:
-            ctx.needs_input_grad = _nested(ctx.lengths, needed[1:])
-            gradients = backward(ctx, *grads)
-        finally:
-            ctx.needs_input_grad = needed
-        flat = [None]
-        for length, gradient in zip(ctx.lengths, gradients, strict=True):
-            flat.extend([gradient] if length is None else [None] * length if gradient is None else gradient)
-        return tuple(flat)
+    def given_forward(ctx: Any, args: Sequence[Any], needed: Sequence[Any], *_: Tensor) -> Any:
+        ctx.needs_input_grad = needed
+        return forward(ctx, *args)
 
-    function = _function(name, flat_forward, flat_backward)
+    def given_backward(ctx: Any, *grads: Tensor) -> Any:
+        gradients, needed = backward(ctx, *grads), ctx.needs_input_grad
+        given: list[Tensor | None] = [None, None]
+        for at in lists:
+            found = gradients[at] or [None] * len(needed[at])
+            given += [gradient for gradient, needs in zip(found, needed[at], strict=True) if needs]
+        given += [gradients[at] for at in alone if needed[at]]
+        return tuple(given)
+
+    function = _function(name, given_forward, given_backward)
 
     def apply(*args: Any) -> Any:
-        lengths: list[int | None] = []
-        flat: list[Any] = []
-        for is_list, arg in zip(lists, args, strict=True):
-            lengths.append(len(arg) if is_list else None)
-            flat.extend(arg) if is_list else flat.append(arg)
-        return function.apply(lengths, *flat)
+        needed: list[Any] = [False] * len(args)
+        given: list[Tensor] = []
+        for at in lists:
+            needed[at] = [tensor.requires_grad for tensor in args[at]]
+            given += [tensor for tensor in args[at] if tensor.requires_grad]
+        for at in alone:
+            tensor = args[at]
+            if tensor is not None and tensor.requires_grad:
+                needed[at] = True
+                given.append(tensor)
+        return function.apply(args, needed, *given)
 
     return apply
-
-
-def _nested(lengths: Sequence[int | None], flat: Sequence[Any]) -> tuple[Any, ...]:
-    args: list[Any] = []
-    at = 0
-    for length in lengths:
-        args.append(flat[at] if length is None else list(flat[at : at + length]))
-        at += 1 if length is None else length
-    return tuple(args)

@@ -155,8 +155,7 @@ def _symmetric_product(a: Tensor, b: Tensor, divisor: int) -> Tensor:
 
 
 def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, targets, ctx.weights, ctx.divisors = inputs
-    ctx.targets = [(t.dim(), t.dtype) for t in targets]
+    features, ctx.targets, ctx.weights, ctx.divisors = inputs  # whose dimensions and dtypes say what targets get
     ctx.save_for_backward(*features, output[1])
     ctx.set_materialize_grads(False)
 
@@ -166,16 +165,16 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
     *features, differences = ctx.saved_tensors
     wanted, wanted_of_targets = ctx.needs_input_grad[:2]
     to_features: list[Tensor | None] = [None] * len(features)
-    to_targets: list[Tensor | None] = [None] * len(features)
-    layers = [layer for layer, wants in enumerate(wanted) if wants]
     # all in one call; a batch of gradients takes one product at a time, which torch knows how to repeat
-    together = _eager.is_plain() and grad is not None and to_differences is None
-    if together and layers:
+    together = grad is not None and to_differences is None and _eager.is_plain()
+    if together:
+        layers = [layer for layer, wants in enumerate(wanted) if wants]
         found = call("style_loss_backward", grad, differences, features, ctx.weights, ctx.divisors, layers)
         for layer, gradient in zip(layers, found, strict=True):
             to_features[layer] = gradient
-    if together and not any(wanted_of_targets):
-        return to_features, to_targets, None, None
+        if True not in wanted_of_targets:
+            return to_features, None, None, None
+    to_targets: list[Tensor | None] = [None] * len(features)
     for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
         alone = wanted[layer] and not together
         if not alone and not wanted_of_targets[layer]:
@@ -189,8 +188,8 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
         if alone:
             to_features[layer] = call("gram_matrix_backward", flowing, feature, ctx.divisors[layer])
         if wanted_of_targets[layer]:
-            dims, dtype = ctx.targets[layer]
-            to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
+            target = ctx.targets[layer]
+            to_targets[layer] = (-flowing if target.dim() == 3 else -flowing.sum(0)).to(target.dtype)
     return to_features, to_targets, None, None
 
 
