@@ -78,9 +78,7 @@ struct DecodeBackwardRow {
   }
 };
 
-inline Tensor like(const Tensor& shape, ScalarType type) {
-  return torch::stable::new_empty(shape, shape.sizes(), type);
-}
+inline Tensor like(const Tensor& shape, ScalarType type) { return empty_tensor(shape, shape.sizes(), type); }
 
 template <class Rows>
 Tensor encode_boxes(const Tensor& boxes, const Tensor& anchors, std::vector<double> weights) {
@@ -95,7 +93,7 @@ Tensor encode_boxes(const Tensor& boxes, const Tensor& anchors, std::vector<doub
               EncodeRow<T>{make_coder<T>(weights, 0, {}), b.const_data_ptr<T>(), a.const_data_ptr<T>(),
                            out.mutable_data_ptr<T>()});
   });
-  return torch::stable::to(out, stored_type(boxes));
+  return as_type(out, stored_type(boxes));
 }
 
 template <class Rows>
@@ -114,7 +112,7 @@ std::tuple<Tensor, Tensor> encode_boxes_backward(const Tensor& grad, const Tenso
         EncodeBackwardRow<T>{make_coder<T>(weights, 0, {}), g.const_data_ptr<T>(), b.const_data_ptr<T>(),
                              a.const_data_ptr<T>(), to_boxes.mutable_data_ptr<T>(), to_anchors.mutable_data_ptr<T>()});
   });
-  return {torch::stable::to(to_boxes, boxes.scalar_type()), torch::stable::to(to_anchors, anchors.scalar_type())};
+  return {as_type(to_boxes, boxes.scalar_type()), as_type(to_anchors, anchors.scalar_type())};
 }
 
 template <class Rows>
@@ -132,7 +130,7 @@ Tensor decode_boxes(const Tensor& deltas, const Tensor& anchors, std::vector<dou
               DecodeRow<T>{make_coder<T>(weights, scale_clamp, clip_to), d.const_data_ptr<T>(), a.const_data_ptr<T>(),
                            out.mutable_data_ptr<T>(), k});
   });
-  return torch::stable::to(out, deltas.scalar_type());
+  return as_type(out, deltas.scalar_type());
 }
 
 template <class Rows>
@@ -153,7 +151,7 @@ std::tuple<Tensor, Tensor> decode_boxes_backward(const Tensor& grad, const Tenso
                                    d.const_data_ptr<T>(), a.const_data_ptr<T>(), to_deltas.mutable_data_ptr<T>(),
                                    to_anchors.mutable_data_ptr<T>(), d.size(1) / 4});
   });
-  return {torch::stable::to(to_deltas, deltas.scalar_type()), torch::stable::to(to_anchors, anchors.scalar_type())};
+  return {as_type(to_deltas, deltas.scalar_type()), as_type(to_anchors, anchors.scalar_type())};
 }
 
 template <class Rows>

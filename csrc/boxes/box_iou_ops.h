@@ -33,8 +33,7 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, std::string kind, dou
   validate(kOp, boxes1, boxes2, elementwise);
   const ScalarType type = geometry_type(boxes1, boxes2);
   const Tensor a = contiguous_as(boxes1, type), b = contiguous_as(boxes2, type);
-  Tensor result = elementwise ? torch::stable::new_empty(a, {a.size(0)}, type)
-                              : torch::stable::new_empty(a, {a.size(0), b.size(0)}, type);
+  Tensor result = elementwise ? empty_tensor(a, {a.size(0)}, type) : empty_tensor(a, {a.size(0), b.size(0)}, type);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     const Sides<T> sides = sides_of<T>(a, b, eps, union_eps);
@@ -54,7 +53,7 @@ std::tuple<Tensor, Tensor> box_iou_backward(const Tensor& grad, const Tensor& bo
   validate_grad(kOp, grad, boxes1, boxes2, elementwise);
   const ScalarType type = geometry_type(boxes1, boxes2);
   const Tensor a = contiguous_as(boxes1, type), b = contiguous_as(boxes2, type), g = contiguous_as(grad, type);
-  Tensor grad1 = torch::stable::new_empty(a, {a.size(0), 4}), grad2 = torch::stable::new_empty(b, {b.size(0), 4});
+  Tensor grad1 = empty_tensor(a, {a.size(0), 4}), grad2 = empty_tensor(b, {b.size(0), 4});
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     const auto out = [](const Tensor& side) { return reinterpret_cast<Box<T>*>(side.mutable_data_ptr<T>()); };
@@ -66,7 +65,7 @@ std::tuple<Tensor, Tensor> box_iou_backward(const Tensor& grad, const Tensor& bo
                   : Pairs::template backward<kKind>(a, sides, pairs, out(grad1), out(grad2));
     });
   });
-  return {torch::stable::to(grad1, boxes1.scalar_type()), torch::stable::to(grad2, boxes2.scalar_type())};
+  return {as_type(grad1, boxes1.scalar_type()), as_type(grad2, boxes2.scalar_type())};
 }
 
 template <class Pairs>

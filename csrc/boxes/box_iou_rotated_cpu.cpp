@@ -60,7 +60,7 @@ Tensor box_iou_rotated(const Tensor& boxes1, const Tensor& boxes2, bool clockwis
   const ScalarType type = geometry_type(boxes1, boxes2);
   const Tensor a = contiguous_as(boxes1, type), b = contiguous_as(boxes2, type);
   const int64_t n = a.size(0), m = b.size(0);
-  Tensor result = torch::stable::new_empty(a, {n, m}, type);
+  Tensor result = empty_tensor(a, {n, m}, type);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     const T* rows = a.const_data_ptr<T>();

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 Tensor measured(const Tensor& plain, bool clockwise) {
   constexpr int64_t kNumbers = sizeof(RotatedBox) / sizeof(double);
-  const Tensor boxes = torch::stable::new_empty(plain, {plain.size(0), kNumbers}, ScalarType::Double);
+  const Tensor boxes = empty_tensor(plain, {plain.size(0), kNumbers}, ScalarType::Double);
   launch(kOp, &measure<T>, {blocks_for(plain.size(0), kThreads), kThreads}, plain, plain.const_data_ptr<T>(),
          plain.size(0), clockwise, reinterpret_cast<RotatedBox*>(boxes.mutable_data_ptr<double>()));
   return boxes;
@@ -39,7 +39,7 @@ Tensor box_iou_rotated(const Tensor& boxes1, const Tensor& boxes2, bool clockwis
   const ScalarType type = geometry_type(boxes1, boxes2);
   const Tensor a = contiguous_as(boxes1, type), b = contiguous_as(boxes2, type);
   const int64_t n = a.size(0), m = b.size(0);
-  Tensor result = torch::stable::new_empty(a, {n, m}, type);
+  Tensor result = empty_tensor(a, {n, m}, type);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     const Tensor first = measured<T>(a, clockwise), second = measured<T>(b, clockwise);

@@ -4,17 +4,13 @@
 // standard exceptions are all that is needed.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
-namespace fastvision {
+#include "common/new_tensor.h"
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+namespace fastvision {
 
 template <class Error, class... Parts>
 [[noreturn]] void fail(const char* op, const Parts&... parts) {
@@ -92,7 +88,7 @@ inline ScalarType stored_type(const Tensor& tensor) {
 
 // `tensor` as contiguous values of `type`; no copy where it is so already.
 inline Tensor contiguous_as(const Tensor& tensor, ScalarType type) {
-  const Tensor typed = tensor.scalar_type() == type ? tensor : torch::stable::to(tensor, type);
+  const Tensor typed = as_type(tensor, type);
   return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
 }
 

@@ -5,6 +5,7 @@
 #include <torch/headeronly/core/MemoryFormat.h>
 
 #include "common/checks.h"
+#include "common/new_tensor.h"
 
 namespace fastvision {
 
@@ -26,24 +27,6 @@ inline bool is_channels_last(const Tensor& t) {
     expected *= t.size(d);
   }
   return true;
-}
-
-// Of the dtype of `like`, if no other is given, and on its device. By a function of torch's C interface: as a call of
-// an op by its name, as torch::stable::empty is one, it takes 5 us longer.
-inline Tensor empty_strided(const Tensor& like, int64_t dims, const int64_t* sizes, const int64_t* strides,
-                            std::optional<ScalarType> type = std::nullopt) {
-  int32_t device = 0, index = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dims, sizes, strides, static_cast<int32_t>(type.value_or(like.scalar_type())), device, index, &handle));
-  return Tensor(handle);
-}
-
-inline Tensor empty_vector(const Tensor& like, int64_t count, std::optional<ScalarType> type = std::nullopt) {
-  const int64_t step = 1;
-  return empty_strided(like, 1, &count, &step, type);
 }
 
 inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last,

@@ -20,7 +20,7 @@ __global__ void make_score_keys(const S* scores, int64_t n, int64_t* keys) {
 // scores [rows * n] contiguous, float32 or float64 -> indices [rows, n] within each row
 inline Tensor rank(const char* op, const Tensor& scores, int64_t rows, int64_t n) {
   constexpr int kThreads = 256;
-  Tensor keys = torch::stable::new_empty(scores, {rows, n}, ScalarType::Long);
+  Tensor keys = empty_tensor(scores, {rows, n}, ScalarType::Long);
   dispatch_geometry(scores.scalar_type(), [&](auto s) {
     using S = typename decltype(s)::type;
     launch(op, &make_score_keys<S>, {blocks_for(rows * n, kThreads), kThreads}, scores, scores.const_data_ptr<S>(),

@@ -1,9 +1,6 @@
 // A large tensor of zeros that is mostly left alone.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstring>
 #include <vector>
 
@@ -11,6 +8,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "common/new_tensor.h"
 #include "common/parallel.h"
 #include "common/recycled.h"
 
@@ -50,9 +48,7 @@ inline torch::stable::Tensor sparse_zeros(const torch::stable::Tensor& like, std
     if (block.data) return tensor_in(block, sizes, strides, like.device(), dtype);
   }
 #endif
-  torch::stable::Tensor zeros = torch::stable::new_empty(like, sizes, dtype);
-  torch::stable::zero_(zeros);
-  return zeros;
+  return clear_tensor(empty_tensor(like, sizes, dtype));
 }
 
 }  // namespace fastvision

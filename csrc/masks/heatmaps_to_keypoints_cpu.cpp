@@ -120,7 +120,7 @@ std::tuple<Tensor, Tensor> heatmaps_to_keypoints(const Tensor& heatmaps, const T
   const ScalarType type = geometry_type(heatmaps, rois);
   const Tensor h = contiguous_as(heatmaps, type), r = contiguous_as(rois, type);
   const int64_t n = h.size(0), k = h.size(1), rows = h.size(2), columns = h.size(3);
-  Tensor keypoints = torch::stable::new_empty(h, {n, k, 3}), scores = torch::stable::new_empty(h, {n, k});
+  Tensor keypoints = empty_tensor(h, {n, k, 3}), scores = empty_tensor(h, {n, k});
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     const T* data = h.const_data_ptr<T>();

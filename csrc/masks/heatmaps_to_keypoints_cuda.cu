@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor> heatmaps_to_keypoints(const Tensor& heatmaps, const T
   const ScalarType type = geometry_type(heatmaps, rois);
   const Tensor h = contiguous_as(heatmaps, type), r = contiguous_as(rois, type);
   const int64_t n = h.size(0), k = h.size(1);
-  Tensor keypoints = torch::stable::new_empty(h, {n, k, 3}), scores = torch::stable::new_empty(h, {n, k});
+  Tensor keypoints = empty_tensor(h, {n, k, 3}), scores = empty_tensor(h, {n, k});
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     launch(kOp, &find_peak<T>, {blocks_for(n * k, 1), kThreads}, h, h.const_data_ptr<T>(), boxes_of<T>(r), k, h.size(2),

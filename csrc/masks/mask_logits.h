@@ -84,7 +84,7 @@ inline Inputs contiguous_inputs(const Inputs& in, ScalarType type) {
 }
 
 inline Tensor empty_output(const Params& p, const Tensor& features) {
-  return torch::stable::new_empty(features, {p.rois, 2 * p.height, 2 * p.width});
+  return empty_tensor(features, {p.rois, 2 * p.height, 2 * p.width});
 }
 
 }  // namespace fastvision::mask_logits

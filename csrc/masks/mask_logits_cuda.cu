@@ -59,9 +59,9 @@ Tensor hidden_map(const Params& p, const Tensor& features, const Tensor& weight)
   const bool alike = weight.scalar_type() == features.scalar_type();
   const ScalarType type = alike ? features.scalar_type() : geometry_type(features.scalar_type());
   if (p.channels == 0 || p.hidden == 0) {  // which torch would call an error
-    return torch::stable::new_zeros(features, {p.rois, p.hidden, 2 * p.height, 2 * p.width}, type);
+    return clear_tensor(empty_tensor(features, {p.rois, p.hidden, 2 * p.height, 2 * p.width}, type));
   }
-  const Tensor input = features.scalar_type() == type ? features : torch::stable::to(features, type);
+  const Tensor input = as_type(features, type);
   const Tensor hidden = torch_conv_transpose2d(input, contiguous_as(weight, type), 2);
   return is_channels_last(hidden) ? hidden : contiguous_as(hidden, hidden.scalar_type());
 }

@@ -35,7 +35,7 @@ Tensor masks_to_boxes(const Tensor& masks) {
   validate(masks);
   const Tensor plain = masks.is_contiguous() ? masks : torch::stable::contiguous(masks);
   const int64_t n = plain.size(0), height = plain.size(1), width = plain.size(2);
-  Tensor boxes = torch::stable::new_empty(plain, {n, 4}, ScalarType::Float);
+  Tensor boxes = empty_tensor(plain, {n, 4}, ScalarType::Float);
   const uint8_t* data = static_cast<const uint8_t*>(plain.const_data_ptr());
   float* out = boxes.mutable_data_ptr<float>();
   parallel_workers(n, [&](const auto& next) {

@@ -83,7 +83,7 @@ Tensor masks_to_boxes(const Tensor& masks) {
   validate(masks);
   const Tensor plain = masks.is_contiguous() ? masks : torch::stable::contiguous(masks);
   const int64_t count = plain.size(0), height = plain.size(1), width = plain.size(2);
-  Tensor boxes = torch::stable::new_empty(plain, {count, 4}, ScalarType::Float);
+  Tensor boxes = empty_tensor(plain, {count, 4}, ScalarType::Float);
   if (count == 0) return boxes;
   const auto* data = static_cast<const uint8_t*>(plain.const_data_ptr());
   const int64_t into = reinterpret_cast<uintptr_t>(data) % kBytes;

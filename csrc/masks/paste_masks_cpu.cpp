@@ -66,7 +66,7 @@ Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int
       }
     });
   }
-  return threshold ? out : torch::stable::to(out, masks.scalar_type());
+  return threshold ? out : as_type(out, masks.scalar_type());
 }
 
 }  // namespace

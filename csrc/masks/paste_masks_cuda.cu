@@ -39,7 +39,7 @@ Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int
   const ScalarType type = geometry_type(masks.scalar_type());
   const Tensor m = contiguous_as(masks, type), b = contiguous_as(boxes, type);
   const int64_t n = m.size(0);
-  Tensor out = torch::stable::new_empty(m, {n, height, width}, threshold ? ScalarType::Bool : type);
+  Tensor out = empty_tensor(m, {n, height, width}, threshold ? ScalarType::Bool : type);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     const auto run = [&](auto* target) {
@@ -57,7 +57,7 @@ Tensor paste_masks(const Tensor& masks, const Tensor& boxes, int64_t height, int
       run(out.mutable_data_ptr<T>());
     }
   });
-  return threshold ? out : torch::stable::to(out, masks.scalar_type());
+  return threshold ? out : as_type(out, masks.scalar_type());
 }
 
 }  // namespace

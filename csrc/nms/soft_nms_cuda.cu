@@ -111,12 +111,12 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, s
   const Tensor plain = contiguous_as(boxes, type), plain_scores = contiguous_as(scores, type);
   const int64_t n = boxes.size(0);
   if (n == 0) {
-    return {torch::stable::new_empty(boxes, {0}, ScalarType::Long), torch::stable::new_empty(scores, {0})};
+    return {empty_tensor(boxes, {0}, ScalarType::Long), empty_tensor(scores, {0})};
   }
   std::optional<Tensor> classes, members;
   if (idxs) classes = contiguous_as(*idxs, ScalarType::Long), members = stable_argsort(*classes);
-  Tensor falling = torch::stable::new_empty(plain, {n}), final = torch::stable::new_empty(plain, {n});
-  Tensor selected = torch::stable::new_empty(plain, {1}, ScalarType::Int);
+  Tensor falling = empty_tensor(plain, {n}), final = empty_tensor(plain, {n});
+  Tensor selected = empty_tensor(plain, {1}, ScalarType::Int);
   return dispatch_geometry(type, [&](auto t) -> std::tuple<Tensor, Tensor> {
     using T = typename decltype(t)::type;
     const Problem<T> problem{plain.const_data_ptr<T>(),
@@ -135,12 +135,11 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, s
     });
     const Tensor order = rank(kOp, final, 1, n);  // NaN last
     const int64_t kept = read_back(kOp, boxes, problem.selected);
-    Tensor rescored = torch::stable::new_empty(plain, {kept});
+    Tensor rescored = empty_tensor(plain, {kept});
     launch(kOp, &take<T>, {blocks_for(kept, kThreads), kThreads}, boxes, problem.final, order.const_data_ptr<int64_t>(),
            kept, rescored.mutable_data_ptr<T>());
     Tensor flat = torch::stable::view(order, {n});
-    return {torch::stable::narrow(flat, 0, 0, kept),
-            type == scores.scalar_type() ? rescored : torch::stable::to(rescored, scores.scalar_type())};
+    return {torch::stable::narrow(flat, 0, 0, kept), as_type(rescored, scores.scalar_type())};
   });
 }
 

@@ -107,7 +107,7 @@ Tensor decode_candidates(std::vector<Tensor> deltas, std::vector<Tensor> cell_an
   const ScalarType type = geometry_type(deltas[0].scalar_type());
   for (Tensor& anchors : cell_anchors) anchors = contiguous_as(anchors, type);
   const Tensor plain = contiguous_as(indices, ScalarType::Long);
-  Tensor boxes = torch::stable::new_empty(deltas[0], {images, levels, chosen, 4}, type);
+  Tensor boxes = empty_tensor(deltas[0], {images, levels, chosen, 4}, type);
   dispatch_floating(kOp, deltas[0].scalar_type(), [&](auto s) {
     using S = typename decltype(s)::type;
     using T = Accumulator<S>;

@@ -260,9 +260,8 @@ std::tuple<Tensor, Tensor> top_candidates(std::vector<Tensor> scores, int64_t cl
     using S = typename decltype(s)::type;
     const Maps<S> maps = maps_of<S>(scores, classes);
     const int64_t chosen = chosen_of(maps, k), rows = maps.rows_an_image();
-    Tensor indices = torch::stable::new_empty(scores[0], {maps.images, rows, chosen}, ScalarType::Long);
-    Tensor values =
-        torch::stable::new_empty(scores[0], {maps.images, rows, chosen}, geometry_type(scores[0].scalar_type()));
+    Tensor indices = empty_tensor(scores[0], {maps.images, rows, chosen}, ScalarType::Long);
+    Tensor values = empty_tensor(scores[0], {maps.images, rows, chosen}, geometry_type(scores[0].scalar_type()));
     if (indices.numel() > 0) {
       choose(maps, chosen, threshold, sigmoid, ranked, indices.mutable_data_ptr<int64_t>(),
              values.mutable_data_ptr<Accumulator<S>>());

@@ -198,7 +198,7 @@ __global__ void reorder(int64_t count, int64_t k, const int64_t* order, const in
 }
 
 Tensor chosen_like(const Tensor& like, int64_t images, int64_t rows, int64_t k, ScalarType type) {
-  return torch::stable::new_empty(like, {images, rows, k}, type);
+  return empty_tensor(like, {images, rows, k}, type);
 }
 
 template <class S>
@@ -210,9 +210,9 @@ std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Rule<Accumulat
   const auto fresh = [&](ScalarType of) { return chosen_like(like, maps.images, maps.rows_an_image(), k, of); };
   Tensor indices = fresh(ScalarType::Long), values = fresh(type), found = fresh(ScalarType::Long), scores = fresh(type);
   if (count == 0) return {indices, values};
-  Tensor states = torch::stable::new_empty(like, {rows * int64_t(sizeof(State<C>))}, ScalarType::Byte);
-  Tensor histograms = torch::stable::new_empty(like, {rows * kDigits}, ScalarType::Int);
-  Tensor counts = torch::stable::new_empty(like, {rows}, ScalarType::Int);
+  Tensor states = empty_tensor(like, {rows * int64_t(sizeof(State<C>))}, ScalarType::Byte);
+  Tensor histograms = empty_tensor(like, {rows * kDigits}, ScalarType::Int);
+  Tensor counts = empty_tensor(like, {rows}, ScalarType::Int);
   auto* state = reinterpret_cast<State<C>*>(states.mutable_data_ptr<uint8_t>());
   auto* histogram = reinterpret_cast<unsigned*>(histograms.mutable_data_ptr<int>());
   int* places = counts.mutable_data_ptr<int>();

@@ -123,7 +123,7 @@ struct Cuda {
   static void unpool(const char* op, const Params& p, const Tensor& grad, const Tensor& rois, Tensor& map) {
     if (map.numel() == 0) return;
     if (rois.size(0) == 0) {
-      torch::stable::zero_(map);
+      clear_tensor(map);
       return;
     }
     dispatch_floating(op, grad.scalar_type(), [&](auto t) {

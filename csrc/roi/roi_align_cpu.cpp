@@ -153,7 +153,7 @@ void Cpu::unpool(const char* op, const Params& p, const Tensor& grad, const Tens
     using T = Accumulator<S>;
     const Rois<T> rois(op, p, plain);
     if (rois.count == 0) {
-      for (Tensor& map : maps) torch::stable::zero_(map);
+      for (Tensor& map : maps) clear_tensor(map);
     } else {
       unpool_blocks<T, S>(rois, grad, maps);
     }

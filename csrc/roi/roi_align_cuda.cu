@@ -214,7 +214,7 @@ void Cuda::pool(const char* op, const Params& p, const Tensors& maps, const Tens
 
 void Cuda::unpool(const char* op, const Params& p, const Tensor& grad, const Tensor& rois, Tensors& maps) {
   if (rois.size(0) == 0) {
-    for (Tensor& map : maps) torch::stable::zero_(map);
+    for (Tensor& map : maps) clear_tensor(map);
     return;
   }
   dispatch_floating(op, grad.scalar_type(), [&](auto t) {

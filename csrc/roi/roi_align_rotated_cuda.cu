@@ -119,7 +119,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
       backward_params(kOp, grad, rois, spatial_scale, batch, height, width, sampling_ratio, aligned, clockwise);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
   if (output.numel() == 0) return output;
-  if (rois.size(0) == 0) return torch::stable::zero_(output);
+  if (rois.size(0) == 0) return clear_tensor(output);
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

@@ -259,7 +259,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, do
     const Tensor plain = contiguous_as(rois, geometry_type(grad.scalar_type()));
     const RoiGroups groups = roi::groups_by_image(kOp, p.batch, plain.const_data_ptr<T>(), rois.size(0));
     if (rois.size(0) == 0) {
-      torch::stable::zero_(output);
+      clear_tensor(output);
     } else {
       scatter<T, S>(p, grad, argmax, groups, is_channels_last(output), output);
     }

@@ -130,7 +130,7 @@ Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, do
   const Params p = backward_params(kOp, grad, rois, argmax, spatial_scale, batch, height, width, exact_bins);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
   if (output.numel() == 0) return output;
-  if (rois.size(0) == 0) return torch::stable::zero_(output);
+  if (rois.size(0) == 0) return clear_tensor(output);
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

@@ -20,13 +20,12 @@ Tensor gram_matrix(const Tensor& features, int64_t divisor) {
   constexpr const char* kOp = "gram_matrix";
   const Tensor f = dense(features);
   const Params p = make_params(kOp, f);
-  const Tensor sums =
-      torch::stable::new_empty(f, {p.batch, p.channels, p.channels}, geometry_type(features.scalar_type()));
+  const Tensor sums = empty_tensor(f, {p.batch, p.channels, p.channels}, geometry_type(features.scalar_type()));
   dispatch_floating(kOp, features.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     gram_of<Accumulator<S>, S>(p, f, scale, sums.mutable_data_ptr<Accumulator<S>>());
   });
-  return torch::stable::to(sums, features.scalar_type());
+  return as_type(sums, features.scalar_type());
 }
 
 // scale * (grad + grad^T) features; grad [B, C, C]
@@ -96,8 +95,8 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   const ScalarType type = loss_type(features);
   int64_t size = 0;
   for (const Tensor& f : features) size += f.size(0) * f.size(1) * f.size(1);
-  const Tensor differences = torch::stable::new_empty(features[0], {size}, type);
-  const Tensor loss = torch::stable::new_empty(features[0], {}, type);
+  const Tensor differences = empty_tensor(features[0], {size}, type);
+  const Tensor loss = empty_tensor(features[0], {}, type);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     T* difference = differences.mutable_data_ptr<T>();

@@ -20,7 +20,7 @@ Tensor gram_matrix(const Tensor& features, int64_t divisor) {
   constexpr const char* kOp = "gram_matrix";
   const Tensor f = dense(features);
   const Plan plan = make_plan(make_params(kOp, f));
-  const Tensor out = torch::stable::new_empty(f, {plan.p.batch, plan.p.channels, plan.p.channels});
+  const Tensor out = empty_tensor(f, {plan.p.batch, plan.p.channels, plan.p.channels});
   if (out.numel() == 0) return out;
   dispatch_floating(kOp, f.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;

@@ -183,11 +183,11 @@ inline std::tuple<Tensor, Tensor, Tensor> empty_outputs(const Tensor& input) {
 inline Tensor affine_sums(const Tensor& input, const Optional& like) {
   std::vector<int64_t> sizes{0};
   if (like) sizes.assign(like->sizes().begin(), like->sizes().end());
-  return torch::stable::new_zeros(input, sizes, ScalarType::Double);
+  return clear_tensor(empty_tensor(input, sizes, ScalarType::Double));
 }
 
 inline Tensor as_stored(const Tensor& sums, const Tensor& input, const Optional& like) {
-  return torch::stable::to(sums, like ? like->scalar_type() : input.scalar_type());
+  return as_type(sums, like ? like->scalar_type() : input.scalar_type());
 }
 
 }  // namespace fastvision::instance_norm

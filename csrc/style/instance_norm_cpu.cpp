@@ -111,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm(const Tensor& input, const Opti
   check_styles(kOp, input, affine);
   auto [output, mean, rstd] = empty_outputs(input);
   if (output.numel() == 0) {
-    torch::stable::zero_(mean), torch::stable::zero_(rstd);
+    clear_tensor(mean), clear_tensor(rstd);
     return {output, mean, rstd};
   }
   reuse_memory(output);

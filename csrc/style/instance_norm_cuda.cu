@@ -213,7 +213,7 @@ void check_styles(const char* op, const Tensor& input, const AffineTensors& affi
 // In the shape and dtype of weight or bias; [0] where there is none.
 Tensor empty_like(const Tensor& input, const Optional& given) {
   if (!given) return empty_vector(input, 0);
-  return torch::stable::new_empty(input, given->sizes(), given->scalar_type());
+  return empty_tensor(input, given->sizes(), given->scalar_type());
 }
 
 Stored stored(const Tensor& t) { return {t.mutable_data_ptr(), t.scalar_type()}; }
@@ -225,7 +225,7 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm(const Tensor& input, const Opti
   check_styles(kOp, input, affine);
   auto [output, mean, rstd] = empty_outputs(input);
   if (output.numel() == 0) {
-    torch::stable::zero_(mean), torch::stable::zero_(rstd);
+    clear_tensor(mean), clear_tensor(rstd);
     return {output, mean, rstd};
   }
   const bool channels_last = is_channels_last(input);

@@ -96,14 +96,14 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   Inputs in{{}, {}, weights, divisors, {}};
   int64_t size = 0;
   for (size_t l = 0; l < features.size(); ++l) {
-    in.features.push_back(dense(cast ? torch::stable::to(features[l], type) : features[l]));
+    in.features.push_back(dense(cast ? as_type(features[l], type) : features[l]));
     in.targets.push_back(contiguous_as(targets[l], type));
     in.plans.push_back(make_plan(make_params(kOp, in.features[l])));
     size += in.plans[l].p.batch * in.plans[l].matrix();
   }
   const Tensor differences = empty_vector(features[0], size, type);
-  Tensor loss = torch::stable::new_empty(features[0], {}, type);
-  if (size == 0) return {torch::stable::zero_(loss), differences};
+  Tensor loss = empty_tensor(features[0], {}, type);
+  if (size == 0) return {clear_tensor(loss), differences};
   const Tensor squares = empty_vector(features[0], in.patches(), ScalarType::Double);
   dispatch_floating(kOp, in.features[0].scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;

@@ -71,9 +71,7 @@ inline Params backward_params(const char* op, const Tensor& grad, const Tensor& 
   return make_params(op, indices, grad.size(2), grad.size(3));
 }
 
-inline Tensor as_int64(const Tensor& indices) {
-  return indices.scalar_type() == ScalarType::Long ? indices : torch::stable::to(indices, ScalarType::Long);
-}
+inline Tensor as_int64(const Tensor& indices) { return as_type(indices, ScalarType::Long); }
 
 // As a tensor in which pixel k of a plane is k steps from the first; no copy of one that is contiguous either way.
 inline Tensor with_flat_planes(const Tensor& map) {

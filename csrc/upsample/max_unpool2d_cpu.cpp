@@ -15,7 +15,7 @@ Tensor forward(const Tensor& input, const Tensor& indices, int64_t height, int64
   const Params p = forward_params(kOp, input, indices, height, width);
   const bool channels_last = is_channels_last(input);
   Tensor output = empty_map(input, p.batch, p.channels, height, width, channels_last);
-  if (input.numel() == 0) return torch::stable::zero_(output);
+  if (input.numel() == 0) return clear_tensor(output);
   reuse_memory(output);
   const Tensor wide = as_int64(indices);
   const Places places = read<int64_t>(wide);

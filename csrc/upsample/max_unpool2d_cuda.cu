@@ -200,7 +200,7 @@ Tensor forward(const Tensor& input, const Tensor& indices, int64_t height, int64
   const Params p = forward_params(kOp, input, indices, height, width);
   const Args args = make_args(p, is_channels_last(input));
   Tensor output = empty_map(input, p.batch, p.channels, height, width, args.channels_last);
-  if (input.numel() == 0 || output.numel() == 0) return torch::stable::zero_(output);
+  if (input.numel() == 0 || output.numel() == 0) return clear_tensor(output);
   const Tensor wide = as_int64(indices);
   // the output of words of 32 bits has room for the positions
   Tensor last = output.element_size() == 4
@@ -222,7 +222,7 @@ Tensor backward(const Tensor& grad, const Tensor& indices) {
   const Params p = backward_params(kOp, grad, indices);
   const Args args = make_args(p, is_channels_last(indices));
   Tensor output = empty_map(grad, p.batch, p.channels, p.height, p.width, args.channels_last);
-  if (output.numel() == 0 || grad.numel() == 0) return torch::stable::zero_(output);
+  if (output.numel() == 0 || grad.numel() == 0) return clear_tensor(output);
   const Tensor flat = with_flat_planes(grad), wide = as_int64(indices);
   Tensor last = empty_map(grad, p.batch, p.channels, p.out_height, p.out_width, args.channels_last, ScalarType::Int);
   dispatch(output, wide, [&](auto w, auto index) {
