@@ -58,14 +58,20 @@ def without_gradient(op: Any, args: Sequence[Any]) -> Any:
         return op(*args)
 
 
+def inner(overload: Any) -> Callable[..., Any]:
+    """What an overload calls, and it does nothing else."""
+    return getattr(overload, "_op", overload)  # type: ignore[no-any-return]
+
+
 def function_of(op: Any, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> Callable[..., Any]:
     """``op(*args)`` with the gradient that ``register_autograd`` makes of the same two functions."""
     schema = op._schema
     if any("List[Tensor]" in str(returned.type) for returned in schema.returns):
         return op  # type: ignore[no-any-return]  # a Function gives no gradient to what lies in lists
+    run = inner(op)
 
     def forward(ctx: Any, *args: Any) -> Any:
-        output = without_gradient(op, args)
+        output = without_gradient(run, args)
         setup_context(ctx, args, output)
         return output
 

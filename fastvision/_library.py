@@ -92,9 +92,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 @cache
 def _op(name: str) -> Callable[..., Any]:
-    overload: Callable[..., Any] = getattr(torch.ops.fastvision, name).default
-    inner: Callable[..., Any] = getattr(overload, "_op", overload)  # what an overload calls, and it does nothing else
-    return inner
+    return _eager.inner(getattr(torch.ops.fastvision, name).default)
 
 
 def call(name: str, *args: Any) -> Any:

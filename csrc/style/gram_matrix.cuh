@@ -68,6 +68,7 @@ struct Layers {
   int64_t count;
   int64_t first_item[kMostLayers + 1], first_patch[kMostLayers + 1];
   Layer<T, S> layer[kMostLayers];
+  unsigned* cleared = nullptr;  // a number for a later launch to count with
 
   void add(const Layer<T, S>& next) {
     first_item[count + 1] = first_item[count] + next.plan.items();
@@ -89,6 +90,7 @@ struct Position {
 template <class T, class S>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
     multiply_chunks(const __grid_constant__ Layers<T, S> layers) {
+  if (layers.cleared && blockIdx.x == 0 && threadIdx.x == 0) *layers.cleared = 0;
   int64_t l = 0;
   while (int64_t(blockIdx.x) >= layers.first_item[l + 1]) ++l;
   const Layer<T, S>& layer = layers.layer[l];
@@ -103,14 +105,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
     return Operand<S>{image + first * channel_step, pixel_step, channel_step, p.channels - first};
   };
   const Operand<S> a = operand(tile.row * kTile), b = operand(tile.column * kTile);
-  const Sums<T> sums = multiply<T>(a, b, tile.row == tile.column, pixels);
   T* partial = layer.partial + item * plan.tile_size();
-  const int row = sums.row(), column = sums.column();
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    if (row + i >= plan.side || column >= plan.side) break;
-    *reinterpret_cast<Quad<T>*>(partial + (row + i) * plan.side + column) = sums.quad(i);
-  }
+  multiply<T>(a, b, tile.row == tile.column, pixels, [&](int row, int column, const auto& sums) {
+    if (row >= plan.side || column >= plan.side) return;
+    *reinterpret_cast<std::decay_t<decltype(sums)>*>(partial + row * plan.side + column) = sums;
+  });
 }
 
 // One number of the lower half.

@@ -17,15 +17,17 @@ struct Params {
 };
 
 inline Params make_params(const char* op, const Tensor& features) {
-  FV_CHECK(features.dim() == 4, op, "expected features of shape [B, C, H, W], got ", shape_of(features));
+  const IntHeaderOnlyArrayRef sizes = features.sizes();
+  FV_CHECK(sizes.size() == 4, op, "expected features of shape [B, C, H, W], got ", shape_of(features));
   check_floating(op, "features", features);
-  return {features.size(0), features.size(1), features.size(2) * features.size(3), is_channels_last(features)};
+  return {sizes[0], sizes[1], sizes[2] * sizes[3], is_channels_last(features)};
 }
 
 // An integer, because a compiler keeps sizes symbolic, but no number made of them.
 inline double scale_of(int64_t divisor) { return 1.0 / double(std::max<int64_t>(divisor, 1)); }
 
-// The map itself where it is dense in either order (or no map at all, which is found later), a copy elsewhere.
+// The map itself where it is dense in either order (or no map at all, which is found later), a copy in the order of
+// make_params elsewhere.
 inline Tensor dense(const Tensor& features) {
   const bool in_place = features.dim() != 4 || features.is_contiguous() || is_channels_last(features);
   return in_place ? features : torch::stable::contiguous(features);
@@ -41,31 +43,37 @@ inline Params check_backward(const char* op, const Tensor& grad, const Tensor& f
 }
 
 // One layer's target: [C, C] for all images, or [B, C, C].
-inline void check_target(const char* op, const Tensor& target, const Tensor& features, size_t layer) {
-  const int64_t c = features.size(1);
-  const bool square = (target.dim() == 2 || (target.dim() == 3 && target.size(0) == features.size(0))) &&
-                      target.size(-1) == c && target.size(-2) == c;
-  FV_CHECK(square, op, "expected the target of layer ", layer, " to be a Gram matrix [", c, ", ", c, "], or ",
-           features.size(0), " of them, got ", shape_of(target));
+inline void check_target(const char* op, const Tensor& target, const Params& p, size_t layer) {
+  const IntHeaderOnlyArrayRef sizes = target.sizes();
+  const size_t dims = sizes.size();
+  const bool square = (dims == 2 || (dims == 3 && sizes[0] == p.batch)) && sizes[dims - 1] == p.channels &&
+                      sizes[dims - 2] == p.channels;
+  FV_CHECK(square, op, "expected the target of layer ", layer, " to be a Gram matrix [", p.channels, ", ", p.channels,
+           "], or ", p.batch, " of them, got ", shape_of(target));
   check_floating(op, "targets", target);
-  check_same_device(op, "targets", target, "features", features);
 }
 
-inline void check_layers(const char* op, const std::vector<Tensor>& features, const std::vector<Tensor>& targets,
-                         const std::vector<double>& weights, const std::vector<int64_t>& divisors) {
+inline std::vector<Params> check_layers(const char* op, const std::vector<Tensor>& features,
+                                        const std::vector<Tensor>& targets, const std::vector<double>& weights,
+                                        const std::vector<int64_t>& divisors) {
   FV_CHECK(!features.empty(), op, "expected at least one layer");
   FV_CHECK(targets.size() == features.size() && weights.size() == features.size() && divisors.size() == features.size(),
            op, "expected as many targets and weights as features, got ", features.size(), " features, ", targets.size(),
            " targets and ", weights.size(), " weights");
+  std::vector<Params> layers;
+  layers.reserve(features.size());
   for (size_t l = 0; l < features.size(); ++l) {
-    make_params(op, features[l]);
-    check_target(op, targets[l], features[l], l);
-    check_same_device(op, "features", features[l], "the first layer", features[0]);
+    layers.push_back(make_params(op, features[l]));
+    check_target(op, targets[l], layers[l], l);
+    check_same_device(op, "targets", targets[l], "the first layer", features[0]);
+    if (l > 0) check_same_device(op, "features", features[l], "the first layer", features[0]);
   }
+  return layers;
 }
 
 // The gradient of a layer's features: scale * grad * (difference + difference^T) features, grad being that of the loss.
 struct Flow {
+  Params p;
   int64_t first;  // where the layer's differences [B, C, C] begin among those of all
   double scale;
 };
@@ -78,11 +86,12 @@ inline std::vector<Flow> check_flows(const char* op, const Tensor& grad, const T
            "expected as many weights and divisors as features, got ", features.size(), " features, ", weights.size(),
            " weights and ", divisors.size(), " divisors");
   std::vector<Flow> flows;
+  flows.reserve(features.size());
   int64_t size = 0;
   for (size_t l = 0; l < features.size(); ++l) {
     const Params p = make_params(op, features[l]);
-    check_same_device(op, "features", features[l], "the first layer", features[0]);
-    flows.push_back({size, 2 * weights[l] / double(std::max<int64_t>(p.batch, 1)) * scale_of(divisors[l])});
+    if (l > 0) check_same_device(op, "features", features[l], "the first layer", features[0]);
+    flows.push_back({p, size, 2 * weights[l] / double(std::max<int64_t>(p.batch, 1)) * scale_of(divisors[l])});
     size += p.batch * p.channels * p.channels;
   }
   for (const int64_t l : layers) {
@@ -121,10 +130,10 @@ std::vector<Tensor> gradients_of_layers(const Tensor& grad, const Tensor& differ
     using G = typename decltype(t)::type;
     const G *difference = flat.const_data_ptr<G>(), *above = grad.const_data_ptr<G>();
     std::vector<LayerFlow<G>> wanted;
+    wanted.reserve(layers.size());
     for (const int64_t l : layers) {
-      const Tensor f = dense(features[size_t(l)]);
       const Flow& flow = flows[size_t(l)];
-      wanted.push_back({make_params(kOp, f), f, difference + flow.first, above, flow.scale});
+      wanted.push_back({flow.p, dense(features[size_t(l)]), difference + flow.first, above, flow.scale});
     }
     out = to_features(kOp, wanted);
   });

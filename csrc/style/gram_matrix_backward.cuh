@@ -86,23 +86,26 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
   const Operand<T> weights{layer.symmetric + image * p.channels * p.channels + c, p.channels, 1, p.channels - c};
   const Operand<S> pixels{layer.features + start + q * (last ? p.channels : 1), last ? 1 : p.pixels,
                           last ? p.channels : 1, p.pixels - q};
-  const Sums<T> sums =
-      last ? multiply<T>(pixels, weights, false, p.channels) : multiply<T>(weights, pixels, false, p.channels);
   const int64_t rows = last ? pixels.count : weights.count, columns = last ? weights.count : pixels.count;
-  const int row = sums.row(), column = sums.column();
-  S* target = layer.out + start + (last ? q * step + c : c * step + q) + row * step + column;
-#pragma unroll
-  for (int i = 0; i < kRows; ++i, target += step) {
-    if (row + i >= rows) break;
-    Quad<S> quad;
-    for (int j = 0; j < kColumns; ++j) quad.of[j] = static_cast<S>(sums.of[i][j]);
-    if (step % kColumns == 0) {
-      if (column < columns) *reinterpret_cast<Quad<S>*>(target) = quad;
+  S* target = layer.out + start + (last ? q * step + c : c * step + q);
+  const auto store = [&](int row, int column, const auto& sums) {
+    constexpr int kCount = sizeof(sums.of) / sizeof(T);
+    if (row >= rows) return;
+    Pack<S, kCount> stored;
+    for (int j = 0; j < kCount; ++j) stored.of[j] = static_cast<S>(sums.of[j]);
+    S* at = target + row * step + column;
+    if (step % kCount == 0) {
+      if (column < columns) *reinterpret_cast<Pack<S, kCount>*>(at) = stored;
     } else {
-      for (int j = 0; j < kColumns; ++j) {
-        if (column + j < columns) target[j] = quad.of[j];
+      for (int j = 0; j < kCount; ++j) {
+        if (column + j < columns) at[j] = stored.of[j];
       }
     }
+  };
+  if (last) {
+    multiply<T>(pixels, weights, false, p.channels, store);
+  } else {
+    multiply<T>(weights, pixels, false, p.channels, store);
   }
 }
 

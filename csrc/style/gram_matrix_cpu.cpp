@@ -91,10 +91,10 @@ double subtract(const T* target, int64_t target_rows, int64_t rows, int64_t colu
 std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<Tensor> targets,
                                       std::vector<double> weights, std::vector<int64_t> divisors) {
   constexpr const char* kOp = "style_loss";
-  check_layers(kOp, features, targets, weights, divisors);
+  const std::vector<Params> params = check_layers(kOp, features, targets, weights, divisors);
   const ScalarType type = loss_type(features);
   int64_t size = 0;
-  for (const Tensor& f : features) size += f.size(0) * f.size(1) * f.size(1);
+  for (const Params& p : params) size += p.batch * p.channels * p.channels;
   const Tensor differences = empty_tensor(features[0], {size}, type);
   const Tensor loss = empty_tensor(features[0], {}, type);
   dispatch_geometry(type, [&](auto t) {
@@ -103,7 +103,7 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
     double total = 0;
     for (size_t l = 0; l < features.size(); ++l) {
       const Tensor f = dense(features[l]);
-      const Params p = make_params(kOp, f);
+      const Params& p = params[l];
       dispatch_floating(kOp, f.scalar_type(), [&](auto s) {
         using S = typename decltype(s)::type;
         if constexpr (std::is_same_v<Accumulator<S>, T>) {

@@ -1,4 +1,4 @@
-// style_loss on CUDA: three launches for up to kMostLayers layers and two for their gradients, with nothing read back.
+// style_loss on CUDA: two launches for up to kMostLayers layers and two for their gradients, with nothing read back.
 #include "style/gram_matrix.cuh"
 #include "style/gram_matrix_backward.cuh"
 
@@ -8,6 +8,7 @@ namespace {
 // The sum of all threads of a block, in thread 0.
 FV_DEVICE double sum_of_block(double value) {
   FV_SHARED(double, sums, [kReducers]);
+  __syncthreads();  // the sums of the last call have been read
   sums[threadIdx.x] = value;
   for (int half = kReducers / 2; half > 0; half /= 2) {
     __syncthreads();
@@ -16,10 +17,19 @@ FV_DEVICE double sum_of_block(double value) {
   return sums[0];
 }
 
-// squares: one a block; grid: patches of all layers
+// The squared differences of all patches of all launches, which become the loss once the last of them is there.
+template <class T>
+struct Squares {
+  double* of_patch;  // [count]
+  int64_t count;
+  unsigned* finished;  // patches, none before the first launch
+  T* loss;
+};
+
+// grid: patches of all layers, the first of which is number `first` of all launches
 template <class T, class S>
 __global__ void __launch_bounds__(kReducers)
-    subtract_targets(const __grid_constant__ Layers<T, S> layers, double* __restrict__ squares) {
+    subtract_targets(const __grid_constant__ Layers<T, S> layers, const Squares<T> squares, int64_t first) {
   int64_t l = 0;
   while (int64_t(blockIdx.x) >= layers.first_patch[l + 1]) ++l;
   const Layer<T, S>& layer = layers.layer[l];
@@ -37,17 +47,22 @@ __global__ void __launch_bounds__(kReducers)
     subtract(entry.row, entry.column);
     if (entry.row != entry.column) subtract(entry.column, entry.row);
   }
+  FV_SHARED(bool, last);
   const double sum = sum_of_block(square);
-  if (threadIdx.x == 0) squares[blockIdx.x] = layer.weight * sum / double(p.batch);
-}
-
-// One block.
-template <class T>
-__global__ void __launch_bounds__(kReducers) add_squares(const double* squares, int64_t count, T* loss) {
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kReducers) sum += squares[i];
-  sum = sum_of_block(sum);
-  if (threadIdx.x == 0) *loss = T(sum);
+  if (threadIdx.x == 0) {
+    squares.of_patch[first + blockIdx.x] = layer.weight * sum / double(p.batch);
+    __threadfence();
+    last = int64_t(atomicAdd(squares.finished, 1u)) == squares.count - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  // in an order that does not depend on which block is the last
+  __threadfence();
+  const volatile double* of_patch = squares.of_patch;
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < squares.count; i += kReducers) total += of_patch[i];
+  total = sum_of_block(total);
+  if (threadIdx.x == 0) *squares.loss = T(total);
 }
 
 // What style_loss reads, as the kernels do.
@@ -64,9 +79,10 @@ struct Inputs {
   }
 };
 
-// Layers [first, last), whose differences go where the others end; squares: one a patch
+// Layers [first, last), whose differences go where the others end; first_patch: of all
 template <class T, class S>
-void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences, double* squares) {
+void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences, const Squares<T>& squares,
+                     int64_t first_patch) {
   constexpr const char* kOp = "style_loss";
   int64_t size = 0;
   for (size_t l = first; l < last; ++l) size += in.plans[l].items() * in.plans[l].tile_size();
@@ -74,6 +90,7 @@ void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences
   const Tensor scratch = empty_vector(like, size, geometry_type(like.scalar_type()));
   T* partial = scratch.mutable_data_ptr<T>();
   Layers<T, S> layers{};
+  layers.cleared = first_patch == 0 ? squares.finished : nullptr;
   for (size_t l = first; l < last; ++l) {
     const Plan& plan = in.plans[l];
     const int64_t target_step = in.targets[l].dim() == 2 ? 0 : plan.matrix();
@@ -83,13 +100,13 @@ void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences
   }
   const int64_t items = layers.first_item[layers.count], patches = layers.first_patch[layers.count];
   launch(kOp, &multiply_chunks<T, S>, {blocks_for(items, 1), kThreads}, like, layers);
-  launch(kOp, &subtract_targets<T, S>, {blocks_for(patches, 1), kReducers}, like, layers, squares);
+  launch(kOp, &subtract_targets<T, S>, {blocks_for(patches, 1), kReducers}, like, layers, squares, first_patch);
 }
 
 std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<Tensor> targets,
                                       std::vector<double> weights, std::vector<int64_t> divisors) {
   constexpr const char* kOp = "style_loss";
-  check_layers(kOp, features, targets, weights, divisors);
+  const std::vector<Params> params = check_layers(kOp, features, targets, weights, divisors);
   const ScalarType type = loss_type(features);
   const auto mixed = [&](const Tensor& f) { return f.scalar_type() != features[0].scalar_type(); };
   const bool cast = std::any_of(features.begin(), features.end(), mixed);  // rare: one launch takes one dtype
@@ -98,27 +115,29 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   for (size_t l = 0; l < features.size(); ++l) {
     in.features.push_back(dense(cast ? as_type(features[l], type) : features[l]));
     in.targets.push_back(contiguous_as(targets[l], type));
-    in.plans.push_back(make_plan(make_params(kOp, in.features[l])));
+    in.plans.push_back(make_plan(params[l]));
     size += in.plans[l].p.batch * in.plans[l].matrix();
   }
   const Tensor differences = empty_vector(features[0], size, type);
   Tensor loss = empty_tensor(features[0], {}, type);
   if (size == 0) return {clear_tensor(loss), differences};
-  const Tensor squares = empty_vector(features[0], in.patches(), ScalarType::Double);
+  const int64_t patches = in.patches();
+  const Tensor scratch = empty_vector(features[0], patches + 1, ScalarType::Double);
   dispatch_floating(kOp, in.features[0].scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
     T* difference = differences.mutable_data_ptr<T>();
-    double* square = squares.mutable_data_ptr<double>();
+    double* of_patch = scratch.mutable_data_ptr<double>();
+    const Squares<T> squares{of_patch, patches, reinterpret_cast<unsigned*>(of_patch + patches),
+                             loss.mutable_data_ptr<T>()};
+    int64_t patch = 0;
     for (size_t first = 0; first < features.size(); first += kMostLayers) {
       const size_t last = std::min(first + kMostLayers, features.size());
-      subtract_layers<T, S>(in, first, last, difference, square);
+      subtract_layers<T, S>(in, first, last, difference, squares, patch);
       for (size_t l = first; l < last; ++l) {
-        difference += in.plans[l].p.batch * in.plans[l].matrix(), square += in.plans[l].patches();
+        difference += in.plans[l].p.batch * in.plans[l].matrix(), patch += in.plans[l].patches();
       }
     }
-    launch(kOp, &add_squares<T>, {1, kReducers}, features[0], squares.const_data_ptr<double>(), squares.numel(),
-           loss.mutable_data_ptr<T>());
   });
   return {loss, differences};
 }

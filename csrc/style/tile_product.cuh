@@ -1,27 +1,19 @@
-// The product of two tiles, a block each: sum over k of a[k][row] * b[k][column].
+// The product of two tiles, a block each: sum over k of a[k][row] * b[k][column], in float32 or float64.
 //
-// A thread keeps 8 x 4 sums, so that three reads of 16 bytes from shared memory feed 32 multiplications; the next step
-// is on its way to registers while one is computed. Sums run over k in order.
+// Operands are read kStep of k at a time; the next step is on its way to registers while one is computed.
 #pragma once
 
 #include "common/host_device.h"
+#include "common/mma.cuh"
 #include "common/pack.h"
+#include "common/scalar.h"
 #include "common/shared_memory.cuh"
 
 namespace fastvision::gram_matrix {
 
-constexpr int kTile = 64;               // rows and columns of a block
-constexpr int kStep = 16;               // k at a time
-constexpr int kRows = 8, kColumns = 4;  // of a thread
-constexpr int kThreads = kTile / kRows * (kTile / kColumns);
-constexpr int kPadding = 4;  // of a row of the slab, for fewer bank conflicts
-
-template <class T>
-using Quad = Pack<T, 4>;
-
-// [k][x], x the rows or columns of the tile, four at a time
-template <class T>
-using Slab = Quad<T>[kStep][(kTile + kPadding) / 4];
+constexpr int kTile = 64;      // rows and columns of a block
+constexpr int kStep = 16;      // k at a time
+constexpr int kThreads = 128;  // of a block
 
 // Values [k, x] anywhere in memory, zeros for x >= count. One of the steps is 1.
 template <class S>
@@ -30,8 +22,9 @@ struct Operand {
   int64_t k_step, x_step, count;
 };
 
-// A thread's share of a slab: one x and every second k, or one k and every eighth x, so that neighbouring threads read
-// what lies side by side.
+// A thread's share of a step: one x and every second k, or one k and every eighth x, so that neighbouring threads read
+// what lies side by side. A slab says where in shared memory [k, x] goes; Slab::at(k + l, x) is at(k, x) + at(l, 0) for
+// k < 2 and even l.
 template <class T, class S>
 class Loader {
  public:
@@ -40,29 +33,35 @@ class Loader {
     const int t = threadIdx.x;
     k_ = along_x_ ? t / kTile : t % kStep, x_ = along_x_ ? t % kTile : t / kStep;
     data_ = from.data + k_ * from.k_step + x_ * from.x_step;
-    next_ = (along_x_ ? from.k_step : from.x_step) * stride();
+    next_ = along_x_ ? kEveryK * from.k_step : kEveryX * from.x_step;
     advance_ = kStep * from.k_step;
   }
 
   // The next kStep of k, zeros from `left` on.
   FV_DEVICE void fetch(int left) {
     const int some = along_x_ ? (x_ < count_ ? left - k_ : 0) : (k_ < left ? count_ - x_ : 0);
+    const int every = along_x_ ? kEveryK : kEveryX;
     const S* at = data_;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i, at += next_) values_[i] = i * stride() < some ? *at : S{};
+    for (int i = 0; i < kEach; ++i, at += next_) values_[i] = i * every < some ? *at : S{};
     data_ += advance_;
   }
 
-  FV_DEVICE void store(Slab<T>& slab) const {
-    T* at = slab[k_][0].of + x_;
-    const int next = along_x_ ? stride() * (kTile + kPadding) : stride();
+  template <class Slab>
+  FV_DEVICE void store(Slab& slab) const {
+    T* first = slab.values + Slab::at(k_, x_);
+    if (along_x_) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) at[i * next] = static_cast<T>(values_[i]);
+      for (int i = 0; i < kEach; ++i) first[Slab::at(i * kEveryK, 0)] = static_cast<T>(values_[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) first[Slab::at(0, i * kEveryX)] = static_cast<T>(values_[i]);
+    }
   }
 
  private:
   static constexpr int kEach = kTile * kStep / kThreads;
-  FV_DEVICE int stride() const { return along_x_ ? kThreads / kTile : kThreads / kStep; }
+  static constexpr int kEveryK = kThreads / kTile, kEveryX = kThreads / kStep;
 
   bool along_x_;
   int count_, k_, x_;
@@ -71,49 +70,203 @@ class Loader {
   S values_[kEach];
 };
 
-// The sums of one thread: rows and columns of the tile from row() and column() on. A warp has 32 x 32.
-template <class T>
-struct Sums {
-  T of[kRows][kColumns] = {};
-
-  static FV_DEVICE int row() { return (int(threadIdx.x) / 64 * 4 + int(threadIdx.x) % 32 / 8) * kRows; }
-  static FV_DEVICE int column() { return (int(threadIdx.x) / 32 % 2 * 8 + int(threadIdx.x) % 8) * kColumns; }
-
-  FV_DEVICE Quad<T> quad(int i) const { return {of[i][0], of[i][1], of[i][2], of[i][3]}; }
-};
-
-// k in [0, last); `same`: both operands are a, which is read once
-template <class T, class A, class B>
-FV_DEVICE Sums<T> multiply(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last) {
-  FV_SHARED(Slab<T>, slabs, [2]);
+// Goes through k in [0, last): use(rows, columns) of each kStep, which lie in shared memory; rows are columns where
+// `same`, and read once.
+template <class Slab, class T, class A, class B, class Use>
+FV_DEVICE void for_each_step(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, const Use& use) {
+  FV_SHARED(Slab, slabs, [2]);
   Loader<T, A> rows(a);
   Loader<T, B> columns(b);
-  Sums<T> sums;
-  const int row = Sums<T>::row() / 4, column = Sums<T>::column() / 4;
   const auto fetch = [&](int64_t first) {
     const int left = int(minimum(last - first, int64_t(kStep)));
     rows.fetch(left);
     if (!same) columns.fetch(left);
   };
-  const Slab<T>& other = slabs[same ? 0 : 1];
   fetch(0);
   for (int64_t first = 0; first < last; first += kStep) {
     rows.store(slabs[0]);
     if (!same) columns.store(slabs[1]);
     __syncthreads();
     if (first + kStep < last) fetch(first + kStep);
+    use(slabs[0], slabs[same ? 0 : 1]);
+    __syncthreads();
+  }
+}
+
+// ---- One multiplication after the other ----
+//
+// A thread keeps 8 x 4 sums, so that three reads of 16 bytes from shared memory feed 32 multiplications. Sums run over
+// k in order.
+
+template <class T>
+struct QuadSlab {
+  static constexpr int kPitch = kTile + 4;  // for fewer bank conflicts
+  alignas(4 * sizeof(T)) T values[kStep * kPitch];
+
+  static FV_DEVICE constexpr int at(int k, int x) { return k * kPitch + x; }
+  FV_DEVICE const Pack<T, 4>& quad(int k, int x) const {
+    return *reinterpret_cast<const Pack<T, 4>*>(values + at(k, x));
+  }
+};
+
+// The sums of one thread: of a tile, rows and columns from row and column on. A warp has 32 x 32.
+template <class T>
+class SeparateSums {
+ public:
+  FV_DEVICE void add(const QuadSlab<T>& a, const QuadSlab<T>& b) {
 #pragma unroll 8
     for (int k = 0; k < kStep; ++k) {
-      const Quad<T> low = slabs[0][k][row], high = slabs[0][k][row + 1], right = other[k][column];
+      const Pack<T, 4> low = a.quad(k, row_), high = a.quad(k, row_ + 4), right = b.quad(k, column_);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
 #pragma unroll
-        for (int j = 0; j < kColumns; ++j) sums.of[i][j] += (i < 4 ? low.of[i] : high.of[i - 4]) * right.of[j];
+        for (int j = 0; j < kColumns; ++j) sums_[i][j] += (i < 4 ? low.of[i] : high.of[i - 4]) * right.of[j];
       }
     }
-    __syncthreads();
   }
-  return sums;
+
+  // visit(row, column, Pack of sums side by side)
+  template <class Visit>
+  FV_DEVICE void for_each(const Visit& visit) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      visit(row_ + i, column_, Pack<T, 4>{sums_[i][0], sums_[i][1], sums_[i][2], sums_[i][3]});
+    }
+  }
+
+ private:
+  static constexpr int kRows = 8, kColumns = 4;
+
+  int row_ = (int(threadIdx.x) / 64 * 4 + int(threadIdx.x) % 32 / 8) * kRows;
+  int column_ = (int(threadIdx.x) / 32 % 2 * 8 + int(threadIdx.x) % 8) * kColumns;
+  T sums_[kRows][kColumns] = {};
+};
+
+// ---- On tensor cores ----
+//
+// They read 11 bits of a number. A float32 is the sum of two such numbers but for its last 2 bits, and a product that
+// of three products (Ootomo & Yokota 2022, "Recovering single precision accuracy from Tensor Cores"); half types need
+// no second part. Tensor cores cut off what does not fit a sum, so theirs are short and added up here.
+
+// Lanes that read 4 steps of 8 rows, or write 16 steps of 2, meet 32 banks.
+struct MmaSlab {
+  static constexpr int kPitch = 96;
+  float values[kStep * kPitch];
+
+  static FV_DEVICE constexpr int at(int k, int x) { return k * kPitch + x + k % 4 * 8 + k / 4 * 2; }
+};
+
+// A warp has 32 x 32 of a tile. kPartsA, kPartsB: 11 bits each, of which a number of the operands is made.
+template <int kPartsA, int kPartsB>
+class MmaSums {
+ public:
+  FV_DEVICE void add(const MmaSlab& a, const MmaSlab& b) {
+    const MmaLane lane;
+    const float* left = a.values + MmaSlab::at(lane.left_step(0), first_row() + lane.left_row(0));
+    const float* right = b.values + MmaSlab::at(lane.right_step(0), first_column() + lane.right_column());
+#pragma unroll
+    for (int k = 0; k < kStep; k += 8) {
+      float as[kPartsA][kDown][4], bs[kPartsB][kAcross][2];
+#pragma unroll
+      for (int i = 0; i < kDown; ++i) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) {
+          split(left[MmaSlab::at(k + part / 2 * 4, i * 16 + part % 2 * 8)], as, i, part);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j) {
+#pragma unroll
+        for (int part = 0; part < 2; ++part) split(right[MmaSlab::at(k + part * 4, j * 8)], bs, j, part);
+      }
+      multiply_add_tf32(short_, as, bs);
+    }
+    if (++steps_ == kShort) flush();
+  }
+
+  // The last sums; whether a NaN is among them.
+  FV_DEVICE bool finish() {
+    flush();
+    bool bad = false;
+#pragma unroll
+    for (int i = 0; i < kDown; ++i) {
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) bad |= sums_[i][j][part] != sums_[i][j][part];
+      }
+    }
+    return bad;
+  }
+
+  // visit(row, column, Pack of sums side by side)
+  template <class Visit>
+  FV_DEVICE void for_each(const Visit& visit) const {
+    const MmaLane lane;
+#pragma unroll
+    for (int i = 0; i < kDown; ++i) {
+#pragma unroll
+      for (int half = 0; half < 4; half += 2) {
+#pragma unroll
+        for (int j = 0; j < kAcross; ++j) {
+          visit(first_row() + i * 16 + lane.row(half), first_column() + j * 8 + lane.column(half),
+                Pack<float, 2>{sums_[i][j][half], sums_[i][j][half + 1]});
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int kDown = 2, kAcross = 4;  // products of 16 x 8
+  static constexpr int kShort = 4;              // steps that tensor cores add up
+
+  static FV_DEVICE int first_row() { return int(threadIdx.x) / 64 * 32; }
+  static FV_DEVICE int first_column() { return int(threadIdx.x) / 32 % 2 * 32; }
+
+  template <int kParts, int kCount, int kEach>
+  static FV_DEVICE void split(float value, float (&parts)[kParts][kCount][kEach], int i, int j) {
+    parts[0][i][j] = kParts == 1 ? value : tf32_of(value);
+    if constexpr (kParts == 2) parts[1][i][j] = value - parts[0][i][j];
+  }
+
+  FV_DEVICE void flush() {
+#pragma unroll
+    for (int i = 0; i < kDown; ++i) {
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) sums_[i][j][part] += short_[i][j][part], short_[i][j][part] = 0;
+      }
+    }
+    steps_ = 0;
+  }
+
+  float sums_[kDown][kAcross][4] = {}, short_[kDown][kAcross][4] = {};
+  int steps_ = 0;
+};
+
+// ---- Either ----
+
+template <class T, class A, class B, class Visit>
+FV_DEVICE void multiply_separately(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last,
+                                   const Visit& visit) {
+  SeparateSums<T> sums;
+  for_each_step<QuadSlab<T>, T>(a, b, same, last,
+                                [&](const auto& rows, const auto& columns) { sums.add(rows, columns); });
+  sums.for_each(visit);
+}
+
+// k in [0, last); visit(row, column, Pack of T side by side) of what this thread has of the tile; `same`: both operands
+// are a, which is read once. Infinities, whose second part is NaN, are multiplied one after the other.
+template <class T, class A, class B, class Visit>
+FV_DEVICE void multiply(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, const Visit& visit) {
+  if constexpr (sizeof(T) == sizeof(float) && kHasTf32) {
+    MmaSums<sizeof(A) == 2 ? 1 : 2, sizeof(B) == 2 ? 1 : 2> sums;
+    for_each_step<MmaSlab, float>(a, b, same, last,
+                                  [&](const MmaSlab& rows, const MmaSlab& columns) { sums.add(rows, columns); });
+    if (!__syncthreads_or(sums.finish())) return sums.for_each(visit);
+  }
+  multiply_separately<T>(a, b, same, last, visit);
 }
 
 }  // namespace fastvision::gram_matrix

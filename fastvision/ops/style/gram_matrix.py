@@ -155,7 +155,8 @@ def _symmetric_product(a: Tensor, b: Tensor, divisor: int) -> Tensor:
 
 
 def _save_style_loss(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, ctx.targets, ctx.weights, ctx.divisors = inputs  # whose dimensions and dtypes say what targets get
+    features, targets, ctx.weights, ctx.divisors = inputs
+    ctx.targets = [(t.dim(), t.dtype) for t in targets]
     ctx.save_for_backward(*features, output[1])
     ctx.set_materialize_grads(False)
 
@@ -188,8 +189,8 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
         if alone:
             to_features[layer] = call("gram_matrix_backward", flowing, feature, ctx.divisors[layer])
         if wanted_of_targets[layer]:
-            target = ctx.targets[layer]
-            to_targets[layer] = (-flowing if target.dim() == 3 else -flowing.sum(0)).to(target.dtype)
+            dims, dtype = ctx.targets[layer]
+            to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
     return to_features, to_targets, None, None
 
 
