@@ -104,8 +104,7 @@ def _function_of_lists(
         gradients, needed = backward(ctx, *grads), ctx.needs_input_grad
         given: list[Tensor | None] = [None, None]
         for at in lists:
-            found = gradients[at] or [None] * len(needed[at])
-            given += [gradient for gradient, needs in zip(found, needed[at], strict=True) if needs]
+            given += [gradient for gradient, needs in zip(gradients[at], needed[at], strict=True) if needs]
         given += [gradients[at] for at in alone if needed[at]]
         return tuple(given)
 

@@ -4,6 +4,8 @@
 // standard exceptions are all that is needed.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -35,6 +37,16 @@ inline std::string shape_of(const Tensor& tensor, int64_t dims) {
 }
 
 inline std::string shape_of(const Tensor& tensor) { return shape_of(tensor, tensor.dim()); }
+
+// Whether the first `dims` sizes are the same; both have as many.
+inline bool same_sizes(const Tensor& a, const Tensor& b, size_t dims) {
+  return std::equal(a.sizes().begin(), a.sizes().begin() + static_cast<std::ptrdiff_t>(dims), b.sizes().begin());
+}
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  const auto dims = static_cast<size_t>(a.dim());
+  return dims == static_cast<size_t>(b.dim()) && same_sizes(a, b, dims);
+}
 
 // `name` has shape [N, columns].
 inline void check_matrix(const char* op, const char* name, const Tensor& tensor, int64_t columns) {

@@ -52,7 +52,7 @@ inline Params backward_params(const char* op, const Tensor& grad, const Tensor& 
   roi::check(op, grad, rois, 5, grad.size(2), grad.size(3));
   FV_CHECK(grad.size(0) == rois.size(0), op, "expected grad and rois of the same length, got ", shape_of(grad), " and ",
            shape_of(rois));
-  FV_CHECK(shape_of(argmax) == shape_of(grad) && argmax.scalar_type() == ScalarType::Int, op,
+  FV_CHECK(same_shape(argmax, grad) && argmax.scalar_type() == ScalarType::Int, op,
            "expected argmax of the shape of grad, ", shape_of(grad), ", and int32, got ", shape_of(argmax));
   check_same_device(op, "argmax", argmax, "grad", grad);
   FV_CHECK(batch >= 0 && height >= 0 && width >= 0, op, "expected an input size >= 0");

@@ -159,7 +159,7 @@ inline AffineTensors checked(const char* op, const Tensor& input, const Optional
 // grad as input; mean, rstd [N, C]
 inline void check_backward(const char* op, const Tensor& grad, const Tensor& input, const Tensor& mean,
                            const Tensor& rstd) {
-  FV_CHECK(shape_of(grad) == shape_of(input) && grad.scalar_type() == input.scalar_type(), op,
+  FV_CHECK(same_shape(grad, input) && grad.scalar_type() == input.scalar_type(), op,
            "expected grad of the shape and dtype of input, ", shape_of(input), ", got ", shape_of(grad));
   check_same_device(op, "grad", grad, "input", input);
   for (const Tensor* statistic : {&mean, &rstd}) {

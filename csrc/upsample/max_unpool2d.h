@@ -55,7 +55,7 @@ inline Params forward_params(const char* op, const Tensor& input, const Tensor& 
                              int64_t out_width) {
   FV_CHECK(input.dim() == 4, op, "expected an input of shape [N, C, H, W], got ", shape_of(input));
   check_floating(op, "the input", input);
-  FV_CHECK(shape_of(indices) == shape_of(input), op, "expected indices of the shape of the input, ", shape_of(input),
+  FV_CHECK(same_shape(indices, input), op, "expected indices of the shape of the input, ", shape_of(input),
            ", got ", shape_of(indices));
   check_same_device(op, "indices", indices, "the input", input);
   return make_params(op, indices, out_height, out_width);
@@ -65,7 +65,7 @@ inline Params forward_params(const char* op, const Tensor& input, const Tensor& 
 inline Params backward_params(const char* op, const Tensor& grad, const Tensor& indices) {
   FV_CHECK(grad.dim() == 4, op, "expected grad of shape [N, C, H, W], got ", shape_of(grad));
   check_floating(op, "grad", grad);
-  FV_CHECK(indices.dim() == 4 && shape_of(indices, 2) == shape_of(grad, 2), op,
+  FV_CHECK(indices.dim() == 4 && same_sizes(indices, grad, 2), op,
            "expected indices with the batch and channels of grad, ", shape_of(grad), ", got ", shape_of(indices));
   check_same_device(op, "indices", indices, "grad", grad);
   return make_params(op, indices, grad.size(2), grad.size(3));

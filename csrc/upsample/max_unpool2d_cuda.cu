@@ -1,6 +1,9 @@
 // max_unpool2d on CUDA: one thread an input, which writes the outputs of its cell, or reads the one its index names.
-// Blocks of planes with an index out of its cell are marked and done again, the last input of each place found by an
-// atomic maximum over positions, so that the outcome is the same in every run.
+// Planes with an index out of its cell are done again, the last input of each place found by an atomic maximum over
+// positions, so that the outcome is the same in every run. Many small planes are a block's each, in one launch; of
+// others, blocks are marked, and a second launch does those again.
+#include <algorithm>
+
 #include "common/cuda_library.cuh"
 #include "common/pack.h"
 #include "upsample/max_unpool2d.h"
@@ -10,7 +13,7 @@ namespace {
 
 using Places = Map<const int64_t>;
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kMostThreads = 1024;
 constexpr int kLanes = 32;  // planes of a block where channels are side by side; one where pixels are
 
 // What a kernel is told of one call.
@@ -23,6 +26,11 @@ struct Args {
   // Without them all planes are done again.
   FV_HOST_DEVICE bool has_cells() const { return p.cell_height > 0 && p.cell_width > 0; }
   FV_HOST_DEVICE int64_t block_of(int64_t n, int64_t c) const { return n * blocks + c / lanes; }
+  // Whether a block a plane keeps the device busy, and is soon done.
+  bool small_planes() const {
+    constexpr int64_t kFew = 48, kMostInputs = 16 * kMostThreads;
+    return lanes == 1 && p.batch * p.channels >= kFew && p.height * p.width <= kMostInputs;
+  }
 };
 
 Args make_args(const Params& p, bool channels_last) {
@@ -46,35 +54,124 @@ FV_DEVICE Element element_at(Index e, Index channels, Index height, Index width,
                        : Element{n, a, int64_t(middle), int64_t(inner)};
 }
 
-// marked [batch * blocks]. Cells of the last row and column reach to the end of the output.
-template <class W, class Index>
-__global__ void __launch_bounds__(kThreads)
-    unpool_cells(const __grid_constant__ Args args, Index count, Map<const W> in, Places places, Map<W> out,
-                 int32_t* __restrict__ marked) {
+// The planes of a block, and which of their pixels a thread looks at.
+struct Share {
+  int64_t n, c;
+  int64_t first, step;
+  bool any;
+
+  FV_DEVICE explicit Share(const Args& args)
+      : n(blockIdx.x / args.blocks),
+        c(blockIdx.x % args.blocks * args.lanes + threadIdx.x % args.lanes),
+        first(threadIdx.x / args.lanes),
+        step(int64_t(blockDim.x) / args.lanes),
+        any(c < args.p.channels) {}
+};
+
+// last: pixel k of the plane at k * pixel; the position, plus one, of the last input that names it, or zero.
+FV_DEVICE void find_last(const Params& p, const Share& share, const Places& places, int32_t* last, int64_t pixel) {
+  for (int64_t k = share.first; share.any && k < p.pixels(); k += share.step) last[k * pixel] = 0;
+  __syncthreads();
+  const int64_t* plane = places.at(share.n, share.c);
+  for (int64_t k = share.first; share.any && k < p.height * p.width; k += share.step) {
+    const int64_t place = plane[k / p.width * places.step.h + k % p.width * places.step.w];
+    if (p.is_pixel(place)) atomicMax(&last[place * pixel], int32_t(k + 1));
+  }
+  __syncthreads();
+}
+
+// The two directions: what an input has to do, and whether its index is in its cell; and a block of planes once more.
+//
+// `last` and `out` may be the same memory: whoever reads a pixel of one writes that of the other.
+template <class W>
+struct Unpool {
+  // Writes all outputs of the cell. Cells of the last row and column reach to the end of the output.
+  static FV_DEVICE bool cell(const Params& p, const Map<const W>& in, const Places& places, const Map<W>& out,
+                             const Element& at) {
+    const int64_t place = places.at(at.n, at.c)[at.y * places.step.h + at.x * places.step.w];
+    const W value = in.at(at.n, at.c)[at.y * in.step.h + at.x * in.step.w];
+    const int64_t top = at.y * p.cell_height, bottom = at.y + 1 == p.height ? p.out_height : top + p.cell_height;
+    const int64_t left = at.x * p.cell_width, right = at.x + 1 == p.width ? p.out_width : left + p.cell_width;
+    int64_t pixel = top * p.out_width + left;
+    W* target = out.at(at.n, at.c) + pixel * out.step.w;
+    const bool pairs = out.step.w == 1 && p.cell_width == 2 && p.out_width % 2 == 0 && right == left + 2;
+    for (int64_t y = top; y < bottom; ++y, pixel += p.out_width, target += out.step.h) {
+      if (pairs) {
+        *reinterpret_cast<Pack<W, 2>*>(target) = {place == pixel ? value : W(0), place == pixel + 1 ? value : W(0)};
+        continue;
+      }
+      for (int64_t x = 0; x < right - left; ++x) target[x * out.step.w] = place == pixel + x ? value : W(0);
+    }
+    return p.in_cell(place, at.y, at.x);
+  }
+
+  static FV_DEVICE void again(const Params& p, const Share& share, const Map<const W>& in, const Places& places,
+                              const Map<int32_t>& last, const Map<W>& out) {
+    int32_t* found = last.at(share.n, share.c);
+    find_last(p, share, places, found, last.step.w);
+    for (int64_t k = share.first; share.any && k < p.pixels(); k += share.step) {
+      const int64_t position = found[k * last.step.w] - 1, i = position / p.width, j = position % p.width;
+      out.at(share.n, share.c)[k * out.step.w] =
+          position < 0 ? W(0) : in.at(share.n, share.c)[i * in.step.h + j * in.step.w];
+    }
+  }
+};
+
+template <class W>
+struct Gather {
+  static FV_DEVICE bool cell(const Params& p, const Map<const W>& grad, const Places& places, const Map<W>& out,
+                             const Element& at) {
+    const int64_t place = places.at(at.n, at.c)[at.y * places.step.h + at.x * places.step.w];
+    if (!p.in_cell(place, at.y, at.x)) return false;
+    out.at(at.n, at.c)[at.y * out.step.h + at.x * out.step.w] = grad.at(at.n, at.c)[place * grad.step.w];
+    return true;
+  }
+
+  static FV_DEVICE void again(const Params& p, const Share& share, const Map<const W>& grad, const Places& places,
+                              const Map<int32_t>& last, const Map<W>& out) {
+    int32_t* found = last.at(share.n, share.c);
+    find_last(p, share, places, found, last.step.w);
+    for (int64_t k = share.first; share.any && k < p.height * p.width; k += share.step) {
+      const int64_t i = k / p.width, j = k % p.width;
+      const int64_t place = places.at(share.n, share.c)[i * places.step.h + j * places.step.w];
+      const bool wins = p.is_pixel(place) && found[place * last.step.w] == k + 1;
+      out.at(share.n, share.c)[i * out.step.h + j * out.step.w] =
+          wins ? grad.at(share.n, share.c)[place * grad.step.w] : W(0);
+    }
+  }
+};
+
+// grid: planes
+template <class Way, class W>
+__global__ void __launch_bounds__(kMostThreads)
+    do_planes(const __grid_constant__ Args args, Map<const W> in, Places places, Map<int32_t> last, Map<W> out) {
+  const Params& p = args.p;
+  const Share share(args);
+  const unsigned width = unsigned(p.width), inputs = unsigned(p.height) * width;  // at most 16 a thread
+  bool strays = !args.has_cells();
+  if (!strays) {
+#pragma unroll 4
+    for (unsigned k = threadIdx.x; k < inputs; k += blockDim.x) {
+      strays |= !Way::cell(p, in, places, out, {share.n, share.c, k / width, k % width});
+    }
+  }
+  if (__syncthreads_or(strays)) Way::again(p, share, in, places, last, out);
+}
+
+// marked [batch * blocks]; grid: inputs
+template <class Way, class W, class Index>
+__global__ void __launch_bounds__(kThreads) do_cells(const __grid_constant__ Args args, Index count, Map<const W> in,
+                                                     Places places, Map<W> out, int32_t* __restrict__ marked) {
   const Params& p = args.p;
   const Index e = Index(blockIdx.x) * kThreads + threadIdx.x;
   if (e >= count) return;
   const Element at = element_at<Index>(e, Index(p.channels), Index(p.height), Index(p.width), args.channels_last);
-  const int64_t place = places.at(at.n, at.c)[at.y * places.step.h + at.x * places.step.w];
-  const W value = in.at(at.n, at.c)[at.y * in.step.h + at.x * in.step.w];
-  if (!p.in_cell(place, at.y, at.x)) marked[args.block_of(at.n, at.c)] = 1;
-  const int64_t top = at.y * p.cell_height, bottom = at.y + 1 == p.height ? p.out_height : top + p.cell_height;
-  const int64_t left = at.x * p.cell_width, right = at.x + 1 == p.width ? p.out_width : left + p.cell_width;
-  int64_t pixel = top * p.out_width + left;
-  W* target = out.at(at.n, at.c) + pixel * out.step.w;
-  const bool pairs = out.step.w == 1 && p.cell_width == 2 && p.out_width % 2 == 0 && right == left + 2;
-  for (int64_t y = top; y < bottom; ++y, pixel += p.out_width, target += out.step.h) {
-    if (pairs) {
-      *reinterpret_cast<Pack<W, 2>*>(target) = {place == pixel ? value : W(0), place == pixel + 1 ? value : W(0)};
-      continue;
-    }
-    for (int64_t x = 0; x < right - left; ++x) target[x * out.step.w] = place == pixel + x ? value : W(0);
-  }
+  if (!Way::cell(p, in, places, out, at)) marked[args.block_of(at.n, at.c)] = 1;
 }
 
 constexpr int64_t kLargeCell = 32;  // pixels, from which on an input has more to write than a thread should
 
-// The same by a thread an output.
+// Unpooling by a thread an output.
 template <class W, class Index>
 __global__ void __launch_bounds__(kThreads)
     unpool_pixels(const __grid_constant__ Args args, Index count, Map<const W> in, Places places, Map<W> out,
@@ -95,87 +192,29 @@ __global__ void __launch_bounds__(kThreads)
   out.data[e] = value;
 }
 
-template <class W, class Index>
-__global__ void __launch_bounds__(kThreads)
-    gather_cells(const __grid_constant__ Args args, Index count, Map<const W> grad, Places places, Map<W> out,
-                 int32_t* __restrict__ marked) {
-  const Params& p = args.p;
-  const Index e = Index(blockIdx.x) * kThreads + threadIdx.x;
-  if (e >= count) return;
-  const Element at = element_at<Index>(e, Index(p.channels), Index(p.height), Index(p.width), args.channels_last);
-  const int64_t place = places.at(at.n, at.c)[at.y * places.step.h + at.x * places.step.w];
-  if (p.in_cell(place, at.y, at.x)) {
-    out.data[e] = grad.at(at.n, at.c)[place * grad.step.w];
-  } else {
-    marked[args.block_of(at.n, at.c)] = 1;
-  }
-}
-
-// The planes of a block, and which of their pixels a thread looks at.
-struct Share {
-  int64_t n, c;
-  int64_t first, step;
-  bool any;
-
-  FV_DEVICE explicit Share(const Args& args)
-      : n(blockIdx.x / args.blocks),
-        c(blockIdx.x % args.blocks * args.lanes + threadIdx.x % args.lanes),
-        first(threadIdx.x / args.lanes),
-        step(kThreads / args.lanes),
-        any(c < args.p.channels) {}
-};
-
-// last: pixel k of the plane at k * pixel; the position, plus one, of the last input that names it, or zero.
-FV_DEVICE void find_last(const Params& p, const Share& share, const Places& places, int32_t* last, int64_t pixel) {
-  for (int64_t k = share.first; share.any && k < p.pixels(); k += share.step) last[k * pixel] = 0;
-  __syncthreads();
-  const int64_t* plane = places.at(share.n, share.c);
-  for (int64_t k = share.first; share.any && k < p.height * p.width; k += share.step) {
-    const int64_t place = plane[k / p.width * places.step.h + k % p.width * places.step.w];
-    if (p.is_pixel(place)) atomicMax(&last[place * pixel], int32_t(k + 1));
-  }
-  __syncthreads();
-}
-
-// last and out may be the same memory: whoever reads a pixel of one writes that of the other.
-template <class W>
-__global__ void __launch_bounds__(kThreads)
-    unpool_marked(const __grid_constant__ Args args, Map<const W> in, Places places, const int32_t* marked,
-                  Map<int32_t> last, Map<W> out) {
+// grid: blocks of planes
+template <class Way, class W>
+__global__ void __launch_bounds__(kThreads) do_marked(const __grid_constant__ Args args, Map<const W> in, Places places,
+                                                      const int32_t* marked, Map<int32_t> last, Map<W> out) {
   if (args.has_cells() && !marked[blockIdx.x]) return;
-  const Share share(args);
-  int32_t* found = last.at(share.n, share.c);
-  find_last(args.p, share, places, found, last.step.w);
-  for (int64_t k = share.first; share.any && k < args.p.pixels(); k += share.step) {
-    const int64_t position = found[k * last.step.w] - 1, i = position / args.p.width, j = position % args.p.width;
-    out.at(share.n, share.c)[k * out.step.w] =
-        position < 0 ? W(0) : in.at(share.n, share.c)[i * in.step.h + j * in.step.w];
-  }
+  Way::again(args.p, Share(args), in, places, last, out);
 }
 
-template <class W>
-__global__ void __launch_bounds__(kThreads)
-    gather_marked(const __grid_constant__ Args args, Map<const W> grad, Places places, const int32_t* marked,
-                  Map<int32_t> last, Map<W> out) {
-  if (args.has_cells() && !marked[blockIdx.x]) return;
-  const Params& p = args.p;
-  const Share share(args);
-  const int32_t* found = last.at(share.n, share.c);
-  find_last(p, share, places, last.at(share.n, share.c), last.step.w);
-  for (int64_t k = share.first; share.any && k < p.height * p.width; k += share.step) {
-    const int64_t i = k / p.width, j = k % p.width;
-    const int64_t place = places.at(share.n, share.c)[i * places.step.h + j * places.step.w];
-    const bool wins = p.is_pixel(place) && found[place * last.step.w] == k + 1;
-    out.at(share.n, share.c)[i * out.step.h + j * out.step.w] =
-        wins ? grad.at(share.n, share.c)[place * grad.step.w] : W(0);
-  }
+template <class Way, class W>
+void run_planes(const char* op, const Args& args, const Tensor& from, const Tensor& indices, Tensor& output,
+                Tensor& last) {
+  constexpr int64_t kEach = 4, kWarp = 32;  // inputs of a thread, if there are threads enough
+  const int64_t warps = ceil_div(args.p.height * args.p.width, kEach * kWarp);
+  const auto threads = unsigned(std::clamp<int64_t>(warps * kWarp, 4 * kWarp, kMostThreads));
+  launch(op, &do_planes<Way, W>, {blocks_for(args.p.batch * args.blocks, 1), threads}, from, args, read<W>(from),
+         read<int64_t>(indices), write<int32_t>(last), write<W>(output));
 }
 
-// first, of one thread an element of `shared`, then `again`, of one block a block of planes; scratch is `last`.
-template <class W, class Index>
-void run(const char* op, const Args& args, const Tensor& from, const Tensor& indices, Tensor& output, Tensor& last,
-         const Tensor& shared, void (*first)(Args, Index, Map<const W>, Places, Map<W>, int32_t*),
-         void (*again)(Args, Map<const W>, Places, const int32_t*, Map<int32_t>, Map<W>)) {
+// first, of one thread an element of `shared`, then again, of one block a block of planes; scratch is `last`.
+template <class Way, class W, class Index>
+void run_elements(const char* op, const Args& args, const Tensor& from, const Tensor& indices, Tensor& output,
+                  Tensor& last, const Tensor& shared,
+                  void (*first)(Args, Index, Map<const W>, Places, Map<W>, int32_t*)) {
   const int64_t blocks = args.p.batch * args.blocks;
   const Tensor marked = empty_vector(from, blocks, ScalarType::Int);
   int32_t* marks = marked.mutable_data_ptr<int32_t>();
@@ -184,8 +223,8 @@ void run(const char* op, const Args& args, const Tensor& from, const Tensor& ind
     launch(op, first, {blocks_for(shared.numel(), kThreads), kThreads}, from, args, Index(shared.numel()),
            read<W>(from), read<int64_t>(indices), write<W>(output), marks);
   }
-  launch(op, again, {blocks_for(blocks, 1), kThreads}, from, args, read<W>(from), read<int64_t>(indices), marks,
-         write<int32_t>(last), write<W>(output));
+  launch(op, &do_marked<Way, W>, {blocks_for(blocks, 1), kThreads}, from, args, read<W>(from), read<int64_t>(indices),
+         marks, write<int32_t>(last), write<W>(output));
 }
 
 // f(word, index) for words of the size of those of `output`
@@ -211,8 +250,9 @@ Tensor forward(const Tensor& input, const Tensor& indices, int64_t height, int64
   dispatch(output, shared, [&](auto w, auto index) {
     using W = typename decltype(w)::type;
     using Index = typename decltype(index)::type;
-    const auto first = large ? &unpool_pixels<W, Index> : &unpool_cells<W, Index>;
-    run<W, Index>(kOp, args, input, wide, output, last, shared, first, &unpool_marked<W>);
+    if (!large && args.small_planes()) return run_planes<Unpool<W>, W>(kOp, args, input, wide, output, last);
+    const auto first = large ? &unpool_pixels<W, Index> : &do_cells<Unpool<W>, W, Index>;
+    run_elements<Unpool<W>, W, Index>(kOp, args, input, wide, output, last, shared, first);
   });
   return output;
 }
@@ -228,7 +268,8 @@ Tensor backward(const Tensor& grad, const Tensor& indices) {
   dispatch(output, wide, [&](auto w, auto index) {
     using W = typename decltype(w)::type;
     using Index = typename decltype(index)::type;
-    run<W, Index>(kOp, args, flat, wide, output, last, wide, &gather_cells<W, Index>, &gather_marked<W>);
+    if (args.small_planes()) return run_planes<Gather<W>, W>(kOp, args, flat, wide, output, last);
+    run_elements<Gather<W>, W, Index>(kOp, args, flat, wide, output, last, wide, &do_cells<Gather<W>, W, Index>);
   });
   return output;
 }

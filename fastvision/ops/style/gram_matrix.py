@@ -166,6 +166,7 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
     *features, differences = ctx.saved_tensors
     wanted, wanted_of_targets = ctx.needs_input_grad[:2]
     to_features: list[Tensor | None] = [None] * len(features)
+    to_targets: list[Tensor | None] = [None] * len(features)
     # all in one call; a batch of gradients takes one product at a time, which torch knows how to repeat
     together = grad is not None and to_differences is None and _eager.is_plain()
     if together:
@@ -174,8 +175,7 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
         for layer, gradient in zip(layers, found, strict=True):
             to_features[layer] = gradient
         if True not in wanted_of_targets:
-            return to_features, None, None, None
-    to_targets: list[Tensor | None] = [None] * len(features)
+            return to_features, to_targets, None, None
     for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
         alone = wanted[layer] and not together
         if not alone and not wanted_of_targets[layer]:
