@@ -106,7 +106,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
   };
   const Operand<S> a = operand(tile.row * kTile), b = operand(tile.column * kTile);
   T* partial = layer.partial + item * plan.tile_size();
-  multiply<T>(a, b, tile.row == tile.column, pixels, [&](int row, int column, const auto& sums) {
+  FV_DYNAMIC_SHARED(float, shared);
+  multiply<T>(a, b, tile.row == tile.column, pixels, shared, [&](int row, int column, const auto& sums) {
     if (row >= plan.side || column >= plan.side) return;
     *reinterpret_cast<std::decay_t<decltype(sums)>*>(partial + row * plan.side + column) = sums;
   });

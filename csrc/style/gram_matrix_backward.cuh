@@ -83,7 +83,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
                 tile = item % (channel_tiles * layer.pixel_tiles());
   const int64_t c = tile % channel_tiles * kTile, q = tile / channel_tiles * kTile;
   const int64_t start = image * p.channels * p.pixels, step = last ? p.channels : p.pixels;
-  const Operand<T> weights{layer.symmetric + image * p.channels * p.channels + c, p.channels, 1, p.channels - c};
+  // symmetric, and read in the order of the pixels
+  const T* matrix = layer.symmetric + image * p.channels * p.channels;
+  const Operand<T> weights{matrix + (last ? c * p.channels : c), last ? 1 : p.channels, last ? p.channels : 1,
+                           p.channels - c};
   const Operand<S> pixels{layer.features + start + q * (last ? p.channels : 1), last ? 1 : p.pixels,
                           last ? p.channels : 1, p.pixels - q};
   const int64_t rows = last ? pixels.count : weights.count, columns = last ? weights.count : pixels.count;
@@ -102,10 +105,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
       }
     }
   };
+  FV_DYNAMIC_SHARED(float, shared);
   if (last) {
-    multiply<T>(pixels, weights, false, p.channels, store);
+    multiply<T>(pixels, weights, false, p.channels, shared, store);
   } else {
-    multiply<T>(weights, pixels, false, p.channels, store);
+    multiply<T>(weights, pixels, false, p.channels, shared, store);
   }
 }
 
@@ -127,7 +131,7 @@ void multiply_layers(const char* op, const std::vector<Source<G>>& sources, size
   }
   const int64_t blocks = layers.first_block[layers.count], tiles = layers.first_tile[layers.count];
   launch(op, &symmetrise<T, G, S>, {blocks_for(blocks, 1), kReducers}, like, layers);
-  launch(op, &multiply_back<T, G, S>, {blocks_for(tiles, 1), kThreads}, like, layers);
+  launch(op, &multiply_back<T, G, S>, {blocks_for(tiles, 1), kThreads, shared_bytes<T>()}, like, layers);
 }
 
 // The gradients of all sources, as their features lie in memory.

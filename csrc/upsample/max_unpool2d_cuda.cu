@@ -85,7 +85,7 @@ FV_DEVICE void find_last(const Params& p, const Share& share, const Places& plac
 // `last` and `out` may be the same memory: whoever reads a pixel of one writes that of the other.
 template <class W>
 struct Unpool {
-  // Writes all outputs of the cell. Cells of the last row and column reach to the end of the output.
+  // Writes all outputs of the cell. Those of the last row and column reach to the end of the output.
   static FV_DEVICE bool cell(const Params& p, const Map<const W>& in, const Places& places, const Map<W>& out,
                              const Element& at) {
     const int64_t place = places.at(at.n, at.c)[at.y * places.step.h + at.x * places.step.w];
@@ -95,14 +95,21 @@ struct Unpool {
     int64_t pixel = top * p.out_width + left;
     W* target = out.at(at.n, at.c) + pixel * out.step.w;
     const bool pairs = out.step.w == 1 && p.cell_width == 2 && p.out_width % 2 == 0 && right == left + 2;
+    bool inside = false;
     for (int64_t y = top; y < bottom; ++y, pixel += p.out_width, target += out.step.h) {
       if (pairs) {
-        *reinterpret_cast<Pack<W, 2>*>(target) = {place == pixel ? value : W(0), place == pixel + 1 ? value : W(0)};
+        const bool first = place == pixel, second = place == pixel + 1;
+        *reinterpret_cast<Pack<W, 2>*>(target) = {first ? value : W(0), second ? value : W(0)};
+        inside |= first | second;
         continue;
       }
-      for (int64_t x = 0; x < right - left; ++x) target[x * out.step.w] = place == pixel + x ? value : W(0);
+      for (int64_t x = 0; x < right - left; ++x) {
+        const bool hit = place == pixel + x;
+        target[x * out.step.w] = hit ? value : W(0);
+        inside |= hit;
+      }
     }
-    return p.in_cell(place, at.y, at.x);
+    return inside;
   }
 
   static FV_DEVICE void again(const Params& p, const Share& share, const Map<const W>& in, const Places& places,
