@@ -2,6 +2,9 @@
 // layer, two launches for all.
 #pragma once
 
+#include <algorithm>
+#include <numeric>
+
 #include "style/gram_matrix.cuh"
 
 namespace fastvision::gram_matrix {
@@ -78,15 +81,12 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
   const BackwardLayer<T, G, S>& layer = layers.layer[l];
   const Params& p = layer.p;
   const bool last = p.channels_last;
-  const int64_t item = blockIdx.x - layers.first_tile[l], channel_tiles = layer.channel_tiles();
-  const int64_t image = item / (channel_tiles * layer.pixel_tiles()),
-                tile = item % (channel_tiles * layer.pixel_tiles());
-  const int64_t c = tile % channel_tiles * kTile, q = tile / channel_tiles * kTile;
+  const unsigned item = unsigned(blockIdx.x - layers.first_tile[l]), channel_tiles = unsigned(layer.channel_tiles());
+  const unsigned column_index = item / channel_tiles, pixel_tiles = unsigned(layer.pixel_tiles());
+  const int64_t image = column_index / pixel_tiles, q = int64_t(column_index % pixel_tiles) * kTile;
+  const int64_t c = int64_t(item - column_index * channel_tiles) * kTile;
   const int64_t start = image * p.channels * p.pixels, step = last ? p.channels : p.pixels;
-  // symmetric, and read in the order of the pixels
-  const T* matrix = layer.symmetric + image * p.channels * p.channels;
-  const Operand<T> weights{matrix + (last ? c * p.channels : c), last ? 1 : p.channels, last ? p.channels : 1,
-                           p.channels - c};
+  const Operand<T> weights{layer.symmetric + image * p.channels * p.channels + c, p.channels, 1, p.channels - c};
   const Operand<S> pixels{layer.features + start + q * (last ? p.channels : 1), last ? 1 : p.pixels,
                           last ? p.channels : 1, p.pixels - q};
   const int64_t rows = last ? pixels.count : weights.count, columns = last ? weights.count : pixels.count;
@@ -105,11 +105,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
       }
     }
   };
-  FV_DYNAMIC_SHARED(float, shared);
   if (last) {
-    multiply<T>(pixels, weights, false, p.channels, shared, store);
+    multiply<T>(pixels, weights, false, p.channels, store);
   } else {
-    multiply<T>(weights, pixels, false, p.channels, shared, store);
+    multiply<T>(weights, pixels, false, p.channels, store);
   }
 }
 
@@ -122,8 +121,13 @@ void multiply_layers(const char* op, const std::vector<Source<G>>& sources, size
   for (size_t l = first; l < last; ++l) size += sources[l].p.batch * sources[l].p.channels * sources[l].p.channels;
   const Tensor scratch = empty_vector(like, size, geometry_type(like.scalar_type()));
   T* symmetric = scratch.mutable_data_ptr<T>();
+  // those of most channels first: of the last blocks, which the device has to itself, none should be a long one
+  std::vector<size_t> order(last - first);
+  std::iota(order.begin(), order.end(), first);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return sources[a].p.channels > sources[b].p.channels; });
   BackwardLayers<T, G, S> layers{};
-  for (size_t l = first; l < last; ++l) {
+  for (const size_t l : order) {
     const Source<G>& source = sources[l];
     layers.add({source.p, source.grad, source.scale, symmetric, source.features.template const_data_ptr<S>(),
                 outputs[l].mutable_data_ptr<S>()});
@@ -131,7 +135,7 @@ void multiply_layers(const char* op, const std::vector<Source<G>>& sources, size
   }
   const int64_t blocks = layers.first_block[layers.count], tiles = layers.first_tile[layers.count];
   launch(op, &symmetrise<T, G, S>, {blocks_for(blocks, 1), kReducers}, like, layers);
-  launch(op, &multiply_back<T, G, S>, {blocks_for(tiles, 1), kThreads, shared_bytes<T>()}, like, layers);
+  launch(op, &multiply_back<T, G, S>, {blocks_for(tiles, 1), kThreads}, like, layers);
 }
 
 // The gradients of all sources, as their features lie in memory.

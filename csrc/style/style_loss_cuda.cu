@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kReducers)
   while (int64_t(blockIdx.x) >= layers.first_patch[l + 1]) ++l;
   const Layer<T, S>& layer = layers.layer[l];
   const Params& p = layer.plan.p;
-  const Entry<T> entry = add_chunks(layer, blockIdx.x - layers.first_patch[l]);
+  const Entry<T> entry = add_chunks(layer, unsigned(blockIdx.x - layers.first_patch[l]));
   double square = 0;
   if (entry.any) {
     const T* target = layer.target + entry.image * layer.target_step;
@@ -99,7 +99,7 @@ void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences
     partial += plan.items() * plan.tile_size(), differences += plan.p.batch * plan.matrix();
   }
   const int64_t items = layers.first_item[layers.count], patches = layers.first_patch[layers.count];
-  launch(kOp, &multiply_chunks<T, S>, {blocks_for(items, 1), kThreads, shared_bytes<T>()}, like, layers);
+  launch(kOp, &multiply_chunks<T, S>, {blocks_for(items, 1), kThreads}, like, layers);
   launch(kOp, &subtract_targets<T, S>, {blocks_for(patches, 1), kReducers}, like, layers, squares, first_patch);
 }
 

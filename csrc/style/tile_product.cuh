@@ -1,11 +1,97 @@
 // The product of two tiles, a block each: sum over k of a[k][row] * b[k][column], in float32 or float64.
+//
+// Operands are read kStep of k at a time; the next step is on its way to registers while one is computed.
 #pragma once
 
+#include "common/host_device.h"
 #include "common/mma.cuh"
 #include "common/pack.h"
-#include "style/tile_steps.cuh"
+#include "common/scalar.h"
+#include "common/shared_memory.cuh"
 
 namespace fastvision::gram_matrix {
+
+constexpr int kTile = 64;      // rows and columns of a block
+constexpr int kStep = 16;      // k at a time
+constexpr int kThreads = 128;  // of a block
+
+// Values [k, x] anywhere in memory, zeros for x >= count. One of the steps is 1.
+template <class S>
+struct Operand {
+  const S* data;
+  int64_t k_step, x_step, count;
+};
+
+// A thread's share of a step: one x and every second k, or one k and every eighth x, so that neighbouring threads read
+// what lies side by side. A slab says where in shared memory [k, x] goes; Slab::at(k + l, x) is at(k, x) + at(l, 0) for
+// k < 2 and even l.
+template <class T, class S>
+class Loader {
+ public:
+  FV_DEVICE explicit Loader(const Operand<S>& from)
+      : along_x_(from.x_step == 1), count_(int(minimum(from.count, int64_t(kTile)))) {
+    const int t = threadIdx.x;
+    k_ = along_x_ ? t / kTile : t % kStep, x_ = along_x_ ? t % kTile : t / kStep;
+    data_ = from.data + k_ * from.k_step + x_ * from.x_step;
+    next_ = along_x_ ? kEveryK * from.k_step : kEveryX * from.x_step;
+    advance_ = kStep * from.k_step;
+  }
+
+  // The next kStep of k, zeros from `left` on.
+  FV_DEVICE void fetch(int left) {
+    const int some = along_x_ ? (x_ < count_ ? left - k_ : 0) : (k_ < left ? count_ - x_ : 0);
+    const int every = along_x_ ? kEveryK : kEveryX;
+    const S* at = data_;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i, at += next_) values_[i] = i * every < some ? *at : S{};
+    data_ += advance_;
+  }
+
+  template <class Slab>
+  FV_DEVICE void store(Slab& slab) const {
+    T* first = slab.values + Slab::at(k_, x_);
+    if (along_x_) {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) first[Slab::at(i * kEveryK, 0)] = static_cast<T>(values_[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) first[Slab::at(0, i * kEveryX)] = static_cast<T>(values_[i]);
+    }
+  }
+
+ private:
+  static constexpr int kEach = kTile * kStep / kThreads;
+  static constexpr int kEveryK = kThreads / kTile, kEveryX = kThreads / kStep;
+
+  bool along_x_;
+  int count_, k_, x_;
+  const S* data_;
+  int64_t next_, advance_;
+  S values_[kEach];
+};
+
+// Goes through k in [0, last): use(rows, columns) of each kStep, which lie in shared memory; rows are columns where
+// `same`, and read once.
+template <class Slab, class T, class A, class B, class Use>
+FV_DEVICE void for_each_step(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, const Use& use) {
+  FV_SHARED(Slab, slabs, [2]);
+  Loader<T, A> rows(a);
+  Loader<T, B> columns(b);
+  const auto fetch = [&](int64_t first) {
+    const int left = int(minimum(last - first, int64_t(kStep)));
+    rows.fetch(left);
+    if (!same) columns.fetch(left);
+  };
+  fetch(0);
+  for (int64_t first = 0; first < last; first += kStep) {
+    rows.store(slabs[0]);
+    if (!same) columns.store(slabs[1]);
+    __syncthreads();
+    if (first + kStep < last) fetch(first + kStep);
+    use(slabs[0], slabs[same ? 0 : 1]);
+    __syncthreads();
+  }
+}
 
 // ---- One multiplication after the other ----
 //
@@ -13,12 +99,15 @@ namespace fastvision::gram_matrix {
 // k in order.
 
 template <class T>
-using QuadSlab = Slab<T, kTile + 4, 1>;
+struct QuadSlab {
+  static constexpr int kPitch = kTile + 4;  // for fewer bank conflicts
+  alignas(4 * sizeof(T)) T values[kStep * kPitch];
 
-template <class T>
-FV_DEVICE const Pack<T, 4>& quad(const QuadSlab<T>& slab, int k, int x) {
-  return *reinterpret_cast<const Pack<T, 4>*>(slab.values + slab.at(k, x));
-}
+  static FV_DEVICE constexpr int at(int k, int x) { return k * kPitch + x; }
+  FV_DEVICE const Pack<T, 4>& quad(int k, int x) const {
+    return *reinterpret_cast<const Pack<T, 4>*>(values + at(k, x));
+  }
+};
 
 // The sums of one thread: of a tile, rows and columns from row and column on. A warp has 32 x 32.
 template <class T>
@@ -27,7 +116,7 @@ class SeparateSums {
   FV_DEVICE void add(const QuadSlab<T>& a, const QuadSlab<T>& b) {
 #pragma unroll 8
     for (int k = 0; k < kStep; ++k) {
-      const Pack<T, 4> low = quad(a, k, row_), high = quad(a, k, row_ + 4), right = quad(b, k, column_);
+      const Pack<T, 4> low = a.quad(k, row_), high = a.quad(k, row_ + 4), right = b.quad(k, column_);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
 #pragma unroll
@@ -59,15 +148,22 @@ class SeparateSums {
 // of three products (Ootomo & Yokota 2022, "Recovering single precision accuracy from Tensor Cores"); half types need
 // no second part. Tensor cores cut off what does not fit a sum, so theirs are short and added up here.
 
+// Lanes that read 4 steps of 8 rows, or write 16 steps of 2, meet 32 banks.
+struct MmaSlab {
+  static constexpr int kPitch = 96;
+  float values[kStep * kPitch];
+
+  static FV_DEVICE constexpr int at(int k, int x) { return k * kPitch + x + k % 4 * 8 + k / 4 * 2; }
+};
+
 // A warp has 32 x 32 of a tile. kPartsA, kPartsB: 11 bits each, of which a number of the operands is made.
 template <int kPartsA, int kPartsB>
 class MmaSums {
  public:
-  template <class Slab>
-  FV_DEVICE void add(const Slab& a, const Slab& b) {
+  FV_DEVICE void add(const MmaSlab& a, const MmaSlab& b) {
     const MmaLane lane;
-    const float* left = a.values + Slab::at(lane.left_step(0), first_row() + lane.left_row(0));
-    const float* right = b.values + Slab::at(lane.right_step(0), first_column() + lane.right_column());
+    const float* left = a.values + MmaSlab::at(lane.left_step(0), first_row() + lane.left_row(0));
+    const float* right = b.values + MmaSlab::at(lane.right_step(0), first_column() + lane.right_column());
 #pragma unroll
     for (int k = 0; k < kStep; k += 8) {
       float as[kPartsA][kDown][4], bs[kPartsB][kAcross][2];
@@ -75,13 +171,13 @@ class MmaSums {
       for (int i = 0; i < kDown; ++i) {
 #pragma unroll
         for (int part = 0; part < 4; ++part) {
-          split(left[Slab::at(k + part / 2 * 4, i * 16 + part % 2 * 8)], as, i, part);
+          split(left[MmaSlab::at(k + part / 2 * 4, i * 16 + part % 2 * 8)], as, i, part);
         }
       }
 #pragma unroll
       for (int j = 0; j < kAcross; ++j) {
 #pragma unroll
-        for (int part = 0; part < 2; ++part) split(right[Slab::at(k + part * 4, j * 8)], bs, j, part);
+        for (int part = 0; part < 2; ++part) split(right[MmaSlab::at(k + part * 4, j * 8)], bs, j, part);
       }
       multiply_add_tf32(short_, as, bs);
     }
@@ -151,44 +247,26 @@ class MmaSums {
 
 // ---- Either ----
 
-// Bytes of shared memory that a block needs for products in T.
-template <class T>
-constexpr size_t shared_bytes() {
-  constexpr size_t kQuads = 2 * sizeof(QuadSlab<T>), kCopied = 2 * kStages * std::max(sizeof(SlabOfX), sizeof(SlabOfK));
-  return sizeof(T) == sizeof(float) ? std::max(kQuads, kCopied) : kQuads;
-}
-
-template <class Slab, class Sums, class A, class B>
-FV_DEVICE void add_products(Sums& sums, const Operand<A>& a, const Operand<B>& b, bool same, int64_t last,
-                            void* shared) {
-  const auto add = [&](const Slab& rows, const Slab& columns) { sums.add(rows, columns); };
-  if constexpr (std::is_same_v<A, float> && std::is_same_v<B, float>) {
-    if (Copier<Slab>::fits(a) && Copier<Slab>::fits(b)) {
-      return for_each_copied_step<Slab>(a, b, same, last, shared, add);
-    }
-  }
-  for_each_step<Slab, float>(a, b, same, last, shared, add);
+template <class T, class A, class B, class Visit>
+FV_DEVICE void multiply_separately(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last,
+                                   const Visit& visit) {
+  SeparateSums<T> sums;
+  for_each_step<QuadSlab<T>, T>(a, b, same, last,
+                                [&](const auto& rows, const auto& columns) { sums.add(rows, columns); });
+  sums.for_each(visit);
 }
 
 // k in [0, last); visit(row, column, Pack of T side by side) of what this thread has of the tile; `same`: both operands
-// are a, which is read once. Infinities, whose second part is NaN, are multiplied one after the other. shared:
-// shared_bytes<T>().
+// are a, which is read once. Infinities, whose second part is NaN, are multiplied one after the other.
 template <class T, class A, class B, class Visit>
-FV_DEVICE void multiply(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, void* shared,
-                        const Visit& visit) {
+FV_DEVICE void multiply(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, const Visit& visit) {
   if constexpr (sizeof(T) == sizeof(float) && kHasTf32) {
     MmaSums<sizeof(A) == 2 ? 1 : 2, sizeof(B) == 2 ? 1 : 2> sums;
-    if (b.x_step == 1) {
-      add_products<SlabOfX>(sums, a, b, same, last, shared);
-    } else {
-      add_products<SlabOfK>(sums, a, b, same, last, shared);
-    }
+    for_each_step<MmaSlab, float>(a, b, same, last,
+                                  [&](const MmaSlab& rows, const MmaSlab& columns) { sums.add(rows, columns); });
     if (!__syncthreads_or(sums.finish())) return sums.for_each(visit);
   }
-  SeparateSums<T> sums;
-  for_each_step<QuadSlab<T>, T>(a, b, same, last, shared,
-                                [&](const auto& rows, const auto& columns) { sums.add(rows, columns); });
-  sums.for_each(visit);
+  multiply_separately<T>(a, b, same, last, visit);
 }
 
 }  // namespace fastvision::gram_matrix
