@@ -55,8 +55,8 @@ inline Params forward_params(const char* op, const Tensor& input, const Tensor& 
                              int64_t out_width) {
   FV_CHECK(input.dim() == 4, op, "expected an input of shape [N, C, H, W], got ", shape_of(input));
   check_floating(op, "the input", input);
-  FV_CHECK(same_shape(indices, input), op, "expected indices of the shape of the input, ", shape_of(input),
-           ", got ", shape_of(indices));
+  FV_CHECK(same_shape(indices, input), op, "expected indices of the shape of the input, ", shape_of(input), ", got ",
+           shape_of(indices));
   check_same_device(op, "indices", indices, "the input", input);
   return make_params(op, indices, out_height, out_width);
 }
