@@ -32,29 +32,18 @@ struct MmaLane {
   FV_DEVICE int column(int part) const { return member * 2 + part % 2; }
 };
 
-FV_DEVICE float from_bits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-FV_DEVICE uint32_t bits_of(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-// The bits that a tensor core reads of a number.
-FV_DEVICE float tf32_of(float value) { return from_bits(bits_of(value) & 0xffffe000u); }
+// The 11 bits next to a number; past the largest, an infinity.
+FV_DEVICE float nearest_tf32(float value) { return __uint_as_float((__float_as_uint(value) + 0x1000u) & 0xffffe000u); }
 
 #ifndef FASTVISION_EMULATION
 FV_DEVICE void multiply_add_tf32(float (&sums)[4], const float (&left)[4], const float (&right)[2]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(bits_of(left[0])), "r"(bits_of(left[1])), "r"(bits_of(left[2])), "r"(bits_of(left[3])),
-        "r"(bits_of(right[0])), "r"(bits_of(right[1])));
+      : "r"(__float_as_uint(left[0])), "r"(__float_as_uint(left[1])), "r"(__float_as_uint(left[2])),
+        "r"(__float_as_uint(left[3])), "r"(__float_as_uint(right[0])), "r"(__float_as_uint(right[1])));
 #endif
 }
 #endif
@@ -75,6 +64,7 @@ FV_DEVICE void multiply_add_tf32(float (&sums)[kDown][kAcross][4], const float (
   std::memcpy(mine.left, left, sizeof(left)), std::memcpy(mine.right, right, sizeof(right));
   __syncwarp();
   const MmaLane at;
+  const auto seen = [](float value) { return __uint_as_float(__float_as_uint(value) & 0xffffe000u); };
   const auto multiply_add = [&](int l, int r) {
     for (int i = 0; i < kDown; ++i) {
       for (int j = 0; j < kAcross; ++j) {
@@ -83,7 +73,7 @@ FV_DEVICE void multiply_add_tf32(float (&sums)[kDown][kAcross][4], const float (
           for (int k = 0; k < 8; ++k) {
             const float a = warp[row % 8 * 4 + k % 4].left[l][i][row / 8 + k / 4 * 2];
             const float b = warp[column * 4 + k % 4].right[r][j][k / 4];
-            sums[i][j][part] += tf32_of(a) * tf32_of(b);
+            sums[i][j][part] += seen(a) * seen(b);
           }
         }
       }

@@ -35,7 +35,10 @@ inline Tensor empty_tensor(const Tensor& like, IntHeaderOnlyArrayRef sizes,
   constexpr size_t kMostDims = 8;
   int64_t strides[kMostDims], step = 1;
   if (sizes.size() > kMostDims) return torch::stable::new_empty(like, sizes, type);
-  for (size_t d = sizes.size(); d-- > 0; step *= sizes[d] > 0 ? sizes[d] : 1) strides[d] = step;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = step;
+    if (d > 0 && sizes[d] > 0) step *= sizes[d];
+  }
   return empty_strided(like, static_cast<int64_t>(sizes.size()), sizes.data(), strides, type);
 }
 

@@ -74,7 +74,7 @@ struct Layers {
   int64_t count;
   int64_t first_item[kMostLayers + 1], first_patch[kMostLayers + 1];
   Layer<T, S> layer[kMostLayers];
-  unsigned* cleared = nullptr;  // a number for a later launch to count with
+  unsigned* counter_to_clear = nullptr;  // of a later launch
 
   void add(const Layer<T, S>& next) {
     first_item[count + 1] = first_item[count] + next.plan.items();
@@ -96,7 +96,7 @@ struct Position {
 template <class T, class S>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
     multiply_chunks(const __grid_constant__ Layers<T, S> layers) {
-  if (layers.cleared && blockIdx.x == 0 && threadIdx.x == 0) *layers.cleared = 0;
+  if (layers.counter_to_clear && blockIdx.x == 0 && threadIdx.x == 0) *layers.counter_to_clear = 0;
   int64_t l = 0;
   while (int64_t(blockIdx.x) >= layers.first_item[l + 1]) ++l;
   const Layer<T, S>& layer = layers.layer[l];
@@ -114,7 +114,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
   const Operand<S> a = operand(int64_t(tile.row) * kTile), b = operand(int64_t(tile.column) * kTile);
   T* partial = layer.partial + item * plan.tile_size();
   const int side = int(plan.side);
-  multiply<T>(a, b, tile.row == tile.column, pixels, [&](int y, int x, const auto& sums) {
+  FV_DYNAMIC_SHARED(float, shared);
+  multiply<T>(a, b, tile.row == tile.column, pixels, shared, [&](int y, int x, const auto& sums) {
     if (y >= side || x >= side) return;
     *reinterpret_cast<std::decay_t<decltype(sums)>*>(partial + y * side + x) = sums;
   });
@@ -140,7 +141,7 @@ FV_DEVICE Entry<T> add_chunks(const Layer<T, S>& layer, unsigned patch) {
   const unsigned row = patch_row * plan.patch_rows + e / kWide, column = (q - patch_row * across) * kWide + e % kWide;
   const Position tile(tile_index);
   Entry<T> entry{false, image, int64_t(tile.row) * kTile + row, int64_t(tile.column) * kTile + column, T(0)};
-  entry.any = row < plan.side && entry.row < plan.p.channels && entry.column <= entry.row;
+  entry.any = entry.row < plan.p.channels && entry.column <= entry.row;
   if (entry.any) {
     const int64_t step = plan.tiles * plan.tile_size();  // from chunk to chunk
     const T* source = layer.partial + (int64_t(image) * plan.chunks * plan.tiles + tile_index) * plan.tile_size() +

@@ -65,7 +65,7 @@ inline std::vector<Params> check_layers(const char* op, const std::vector<Tensor
   for (size_t l = 0; l < features.size(); ++l) {
     layers.push_back(make_params(op, features[l]));
     check_target(op, targets[l], layers[l], l);
-    check_same_device(op, "targets", targets[l], "the first layer", features[0]);
+    check_same_device(op, "targets", targets[l], "features", features[l]);
     if (l > 0) check_same_device(op, "features", features[l], "the first layer", features[0]);
   }
   return layers;

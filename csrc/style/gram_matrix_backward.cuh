@@ -105,10 +105,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 2 : 4)
       }
     }
   };
+  FV_DYNAMIC_SHARED(float, shared);
   if (last) {
-    multiply<T>(pixels, weights, false, p.channels, store);
+    multiply<T>(pixels, weights, false, p.channels, shared, store);
   } else {
-    multiply<T>(weights, pixels, false, p.channels, store);
+    multiply<T>(weights, pixels, false, p.channels, shared, store);
   }
 }
 
@@ -121,7 +122,7 @@ void multiply_layers(const char* op, const std::vector<Source<G>>& sources, size
   for (size_t l = first; l < last; ++l) size += sources[l].p.batch * sources[l].p.channels * sources[l].p.channels;
   const Tensor scratch = empty_vector(like, size, geometry_type(like.scalar_type()));
   T* symmetric = scratch.mutable_data_ptr<T>();
-  // those of most channels first: of the last blocks, which the device has to itself, none should be a long one
+  // Those of most channels, whose blocks take longest, go first: a long block among the last ones runs alone.
   std::vector<size_t> order(last - first);
   std::iota(order.begin(), order.end(), first);
   std::stable_sort(order.begin(), order.end(),
@@ -135,7 +136,7 @@ void multiply_layers(const char* op, const std::vector<Source<G>>& sources, size
   }
   const int64_t blocks = layers.first_block[layers.count], tiles = layers.first_tile[layers.count];
   launch(op, &symmetrise<T, G, S>, {blocks_for(blocks, 1), kReducers}, like, layers);
-  launch(op, &multiply_back<T, G, S>, {blocks_for(tiles, 1), kThreads}, like, layers);
+  launch(op, &multiply_back<T, G, S>, {blocks_for(tiles, 1), kThreads, shared_bytes<T>()}, like, layers);
 }
 
 // The gradients of all sources, as their features lie in memory.

@@ -28,7 +28,7 @@ Tensor gram_matrix(const Tensor& features, int64_t divisor) {
     const Tensor partial = empty_vector(f, plan.items() * plan.tile_size(), geometry_type(f.scalar_type()));
     Layers<T, S> layers{};
     layers.add({plan, f.const_data_ptr<S>(), partial.mutable_data_ptr<T>(), T(scale)});
-    launch(kOp, &multiply_chunks<T, S>, {blocks_for(plan.items(), 1), kThreads}, f, layers);
+    launch(kOp, &multiply_chunks<T, S>, {blocks_for(plan.items(), 1), kThreads, shared_bytes<T>()}, f, layers);
     launch(kOp, &add_gram<T, S>, {blocks_for(plan.patches(), 1), kReducers}, f, layers.layer[0],
            out.mutable_data_ptr<S>());
   });

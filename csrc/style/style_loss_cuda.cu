@@ -22,7 +22,7 @@ template <class T>
 struct Squares {
   double* of_patch;  // [count]
   int64_t count;
-  unsigned* finished;  // patches, none before the first launch
+  unsigned* finished;  // patches; the first launch of multiply_chunks clears it
   T* loss;
 };
 
@@ -90,7 +90,7 @@ void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences
   const Tensor scratch = empty_vector(like, size, geometry_type(like.scalar_type()));
   T* partial = scratch.mutable_data_ptr<T>();
   Layers<T, S> layers{};
-  layers.cleared = first_patch == 0 ? squares.finished : nullptr;
+  layers.counter_to_clear = first_patch == 0 ? squares.finished : nullptr;
   for (size_t l = first; l < last; ++l) {
     const Plan& plan = in.plans[l];
     const int64_t target_step = in.targets[l].dim() == 2 ? 0 : plan.matrix();
@@ -99,14 +99,14 @@ void subtract_layers(const Inputs& in, size_t first, size_t last, T* differences
     partial += plan.items() * plan.tile_size(), differences += plan.p.batch * plan.matrix();
   }
   const int64_t items = layers.first_item[layers.count], patches = layers.first_patch[layers.count];
-  launch(kOp, &multiply_chunks<T, S>, {blocks_for(items, 1), kThreads}, like, layers);
+  launch(kOp, &multiply_chunks<T, S>, {blocks_for(items, 1), kThreads, shared_bytes<T>()}, like, layers);
   launch(kOp, &subtract_targets<T, S>, {blocks_for(patches, 1), kReducers}, like, layers, squares, first_patch);
 }
 
 std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<Tensor> targets,
                                       std::vector<double> weights, std::vector<int64_t> divisors) {
   constexpr const char* kOp = "style_loss";
-  const std::vector<Params> params = check_layers(kOp, features, targets, weights, divisors);
+  check_layers(kOp, features, targets, weights, divisors);
   const ScalarType type = loss_type(features);
   const auto mixed = [&](const Tensor& f) { return f.scalar_type() != features[0].scalar_type(); };
   const bool cast = std::any_of(features.begin(), features.end(), mixed);  // rare: one launch takes one dtype
@@ -115,7 +115,7 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   for (size_t l = 0; l < features.size(); ++l) {
     in.features.push_back(dense(cast ? as_type(features[l], type) : features[l]));
     in.targets.push_back(contiguous_as(targets[l], type));
-    in.plans.push_back(make_plan(params[l]));
+    in.plans.push_back(make_plan(make_params(kOp, in.features[l])));  // whose order may be another than before a cast
     size += in.plans[l].p.batch * in.plans[l].matrix();
   }
   const Tensor differences = empty_vector(features[0], size, type);

@@ -3,6 +3,8 @@
 // Operands are read kStep of k at a time; the next step is on its way to registers while one is computed.
 #pragma once
 
+#include <algorithm>
+
 #include "common/host_device.h"
 #include "common/mma.cuh"
 #include "common/pack.h"
@@ -23,8 +25,8 @@ struct Operand {
 };
 
 // A thread's share of a step: one x and every second k, or one k and every eighth x, so that neighbouring threads read
-// what lies side by side. A slab says where in shared memory [k, x] goes; Slab::at(k + l, x) is at(k, x) + at(l, 0) for
-// k < 2 and even l.
+// what lies side by side. A slab says where in shared memory [k, x] goes: Slab::at(k + l, x) is at(k, x) + at(l, 0) for
+// k < 2 and even l, and for k < 4 and l a multiple of 4.
 template <class T, class S>
 class Loader {
  public:
@@ -70,11 +72,12 @@ class Loader {
   S values_[kEach];
 };
 
-// Goes through k in [0, last): use(rows, columns) of each kStep, which lie in shared memory; rows are columns where
-// `same`, and read once.
+// Goes through k in [0, last): use(rows, columns) of each kStep, which lie in the two slabs of `shared`; rows are
+// columns where `same`, and read once.
 template <class Slab, class T, class A, class B, class Use>
-FV_DEVICE void for_each_step(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, const Use& use) {
-  FV_SHARED(Slab, slabs, [2]);
+FV_DEVICE void for_each_step(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, void* shared,
+                             const Use& use) {
+  Slab* slabs = static_cast<Slab*>(shared);
   Loader<T, A> rows(a);
   Loader<T, B> columns(b);
   const auto fetch = [&](int64_t first) {
@@ -184,19 +187,30 @@ class MmaSums {
     if (++steps_ == kShort) flush();
   }
 
-  // The last sums; whether a NaN is among them.
-  FV_DEVICE bool finish() {
-    flush();
-    bool bad = false;
+  // Short sums to long ones; the last of them by hand.
+  FV_DEVICE void flush() {
 #pragma unroll
     for (int i = 0; i < kDown; ++i) {
 #pragma unroll
       for (int j = 0; j < kAcross; ++j) {
 #pragma unroll
-        for (int part = 0; part < 4; ++part) bad |= sums_[i][j][part] != sums_[i][j][part];
+        for (int part = 0; part < 4; ++part) sums_[i][j][part] += short_[i][j][part], short_[i][j][part] = 0;
       }
     }
-    return bad;
+    steps_ = 0;
+  }
+
+  FV_DEVICE bool any_nan() const {
+    bool any = false;
+#pragma unroll
+    for (int i = 0; i < kDown; ++i) {
+#pragma unroll
+      for (int j = 0; j < kAcross; ++j) {
+#pragma unroll
+        for (int part = 0; part < 4; ++part) any |= sums_[i][j][part] != sums_[i][j][part];
+      }
+    }
+    return any;
   }
 
   // visit(row, column, Pack of sums side by side)
@@ -225,20 +239,8 @@ class MmaSums {
 
   template <int kParts, int kCount, int kEach>
   static FV_DEVICE void split(float value, float (&parts)[kParts][kCount][kEach], int i, int j) {
-    parts[0][i][j] = kParts == 1 ? value : tf32_of(value);
+    parts[0][i][j] = kParts == 1 ? value : nearest_tf32(value);
     if constexpr (kParts == 2) parts[1][i][j] = value - parts[0][i][j];
-  }
-
-  FV_DEVICE void flush() {
-#pragma unroll
-    for (int i = 0; i < kDown; ++i) {
-#pragma unroll
-      for (int j = 0; j < kAcross; ++j) {
-#pragma unroll
-        for (int part = 0; part < 4; ++part) sums_[i][j][part] += short_[i][j][part], short_[i][j][part] = 0;
-      }
-    }
-    steps_ = 0;
   }
 
   float sums_[kDown][kAcross][4] = {}, short_[kDown][kAcross][4] = {};
@@ -247,26 +249,31 @@ class MmaSums {
 
 // ---- Either ----
 
-template <class T, class A, class B, class Visit>
-FV_DEVICE void multiply_separately(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last,
-                                   const Visit& visit) {
-  SeparateSums<T> sums;
-  for_each_step<QuadSlab<T>, T>(a, b, same, last,
-                                [&](const auto& rows, const auto& columns) { sums.add(rows, columns); });
-  sums.for_each(visit);
+// Bytes of shared memory that a block needs for products in T.
+template <class T>
+constexpr size_t shared_bytes() {
+  return 2 * (sizeof(T) == sizeof(float) ? std::max(sizeof(QuadSlab<T>), sizeof(MmaSlab)) : sizeof(QuadSlab<T>));
 }
 
 // k in [0, last); visit(row, column, Pack of T side by side) of what this thread has of the tile; `same`: both operands
-// are a, which is read once. Infinities, whose second part is NaN, are multiplied one after the other.
+// are a, which is read once. shared: shared_bytes<T>().
 template <class T, class A, class B, class Visit>
-FV_DEVICE void multiply(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, const Visit& visit) {
+FV_DEVICE void multiply(const Operand<A>& a, const Operand<B>& b, bool same, int64_t last, void* shared,
+                        const Visit& visit) {
   if constexpr (sizeof(T) == sizeof(float) && kHasTf32) {
-    MmaSums<sizeof(A) == 2 ? 1 : 2, sizeof(B) == 2 ? 1 : 2> sums;
-    for_each_step<MmaSlab, float>(a, b, same, last,
+    constexpr int kPartsA = sizeof(A) == 2 ? 1 : 2, kPartsB = sizeof(B) == 2 ? 1 : 2;
+    MmaSums<kPartsA, kPartsB> sums;
+    for_each_step<MmaSlab, float>(a, b, same, last, shared,
                                   [&](const MmaSlab& rows, const MmaSlab& columns) { sums.add(rows, columns); });
-    if (!__syncthreads_or(sums.finish())) return sums.for_each(visit);
+    sums.flush();
+    if constexpr (kPartsA == 1 && kPartsB == 1) return sums.for_each(visit);
+    // the second part of an infinity is NaN, and so would be its products: they are done again, as they are
+    if (!__syncthreads_or(sums.any_nan())) return sums.for_each(visit);
   }
-  multiply_separately<T>(a, b, same, last, visit);
+  SeparateSums<T> sums;
+  for_each_step<QuadSlab<T>, T>(a, b, same, last, shared,
+                                [&](const auto& rows, const auto& columns) { sums.add(rows, columns); });
+  sums.for_each(visit);
 }
 
 }  // namespace fastvision::gram_matrix

@@ -211,7 +211,8 @@ template <class Way, class W>
 void run_planes(const char* op, const Args& args, const Tensor& from, const Tensor& indices, Tensor& output,
                 Tensor& last) {
   constexpr int64_t kEach = 4, kWarp = 32;  // inputs of a thread, if there are threads enough
-  const int64_t warps = ceil_div(args.p.height * args.p.width, kEach * kWarp);
+  const int64_t work = std::max(args.p.height * args.p.width, args.p.pixels() / 4);
+  const int64_t warps = ceil_div(work, kEach * kWarp);
   const auto threads = unsigned(std::clamp<int64_t>(warps * kWarp, 4 * kWarp, kMostThreads));
   launch(op, &do_planes<Way, W>, {blocks_for(args.p.batch * args.blocks, 1), threads}, from, args, read<W>(from),
          read<int64_t>(indices), write<int32_t>(last), write<W>(output));

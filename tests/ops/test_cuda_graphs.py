@@ -99,3 +99,26 @@ def test_ops_whose_size_depends_on_data_say_so(op: str) -> None:
     ):
         calls[op]()
     assert len(ops.nms(boxes, scores, 0.5)) > 0  # nothing is left behind
+
+
+def test_a_style_loss_and_its_gradient_are_captured() -> None:
+    features = [data.feature_map(1, c, 12, 11, seed=c).to(CUDA).requires_grad_() for c in (9, 70)]
+    targets = [torch.eye(c, device=CUDA) for c in (9, 70)]
+
+    def both() -> tuple[Tensor, ...]:
+        loss = ops.style_loss(features, targets)
+        return loss.detach(), *torch.autograd.grad(loss, features)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        both()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    for factor in (1.0, 0.5, 2.0):
+        with torch.no_grad():
+            features[0].mul_(factor)
+        graph.replay()
+        assert all(map(torch.equal, captured, both()))

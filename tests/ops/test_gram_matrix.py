@@ -96,6 +96,28 @@ def test_bad_pixels_reach_their_channel_only(device: torch.device) -> None:
 
 
 @LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_infinities_stay_infinities(layout: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Where all else is positive, none becomes NaN: not in the parts of a number either."""
+    features = (data.feature_map(1, 70, 7, 9).abs() + 0.5).to(device, dtype).to(memory_format=layout)
+    features[0, 4, 2, 3] = float("inf")
+    leaf = features.requires_grad_()
+    gram = ops.gram_matrix(leaf, "hw")
+    hit = torch.arange(70, device=device) == 4
+    assert torch.equal(gram[0] == float("inf"), hit[:, None] | hit[None]) and not gram.isnan().any()
+    (gradient,) = torch.autograd.grad(gram, leaf, torch.ones_like(gram))
+    pixel = torch.zeros(7, 9, dtype=torch.bool, device=device)
+    pixel[2, 3] = True
+    assert torch.equal(gradient[0] == float("inf"), pixel.expand(70, 7, 9)) and not gradient.isnan().any()
+
+
+def test_float32_keeps_its_bits(device: torch.device) -> None:
+    """Sums of positive numbers, which round in one direction if anything does."""
+    features = (data.feature_map(1, 20, 96, 100).abs() + 0.5).to(device)
+    torch.testing.assert_close(ops.gram_matrix(features, "hw").double(), product(features) / 9600, rtol=2e-6, atol=0)
+
+
+@LAYOUTS
 @pytest.mark.parametrize("size", [(2, 64, 50, 70), (1, 520, 9, 10)], ids=str)
 def test_bitwise_repeatable(size: tuple[int, ...], layout: Any, device: torch.device) -> None:
     features = data.feature_map(*size).to(device).to(memory_format=layout).requires_grad_()

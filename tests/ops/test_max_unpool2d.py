@@ -60,9 +60,12 @@ def test_equals_torchs(layout: Any, dtype: torch.dtype, channels: int, device: t
 
 
 @LAYOUTS
+@pytest.mark.parametrize("channels", [17, 26])  # a block a plane, from 48 planes on
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (3, 1), ((2, 3), (2, 1))], ids=str)
-def test_of_overlapping_windows_the_last_stays(layout: Any, kernel: Any, stride: Any, device: torch.device) -> None:
-    features = data.feature_map(2, 17, 25, 31).to(device).to(memory_format=layout)
+def test_of_overlapping_windows_the_last_stays(
+    layout: Any, kernel: Any, stride: Any, channels: int, device: torch.device
+) -> None:
+    features = data.feature_map(2, channels, 25, 31).to(device).to(memory_format=layout)
     values, switches = pooled(features, kernel, stride)
     values = values + torch.rand(values.shape, generator=data.generator()).to(device)  # which of them shows
     size = (25, 31)
@@ -128,16 +131,25 @@ def test_rows_of_any_length(layout: Any, dtype: torch.dtype, width: int, rows: i
 
 
 @LAYOUTS
+@pytest.mark.parametrize("channels", [13, 40])
 @pytest.mark.parametrize("width", [14, 36, 98])
-def test_one_stray_index(layout: Any, width: int, device: torch.device) -> None:
+def test_one_stray_index(layout: Any, width: int, channels: int, device: torch.device) -> None:
     """Of one plane among many, into the cell of another input, before it or after."""
-    features = data.feature_map(3, 40, 12, width).to(device).to(memory_format=layout)
+    features = data.feature_map(3, channels, 12, width).to(device).to(memory_format=layout)
     values, switches = pooled(features, 2)
-    switches[1, 33, 4, 5] = switches[1, 33, 0, 0]
+    switches[1, 11, 4, 5] = switches[1, 11, 0, 0]
     switches[2, 7, 0, 1] = switches[2, 7, 5, 6]
     out, gradient = unpooled_and_gradient(ops.max_unpool2d, values, switches, 2)
     assert torch.equal(out.cpu(), loop(values.cpu(), switches.cpu(), (12, width)))
-    assert gradient[1, 33, 0, 0] == 0 and gradient[2, 7, 0, 1] == 0 and int((gradient == 0).sum()) == 2
+    assert gradient[1, 11, 0, 0] == 0 and gradient[2, 7, 0, 1] == 0 and int((gradient == 0).sum()) == 2
+
+
+def test_many_planes_with_several_inputs_a_thread(device: torch.device) -> None:
+    features = data.feature_map(2, 24, 132, 141).to(device)  # 66 x 70 inputs
+    values, switches = pooled(features, 2)
+    args = (switches, 2, None, 0, (132, 141))
+    ours, theirs = (unpooled_and_gradient(f, values, *args) for f in (ops.max_unpool2d, F.max_unpool2d))
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
 @LAYOUTS
@@ -186,8 +198,9 @@ def test_output_sizes(device: torch.device) -> None:
 
 
 @LAYOUTS
-def test_large_cells_and_more_inputs_than_outputs(layout: Any, device: torch.device) -> None:
-    features = data.feature_map(2, 18, 36, 45).to(device).to(memory_format=layout)
+@pytest.mark.parametrize("channels", [18, 25])
+def test_large_cells_and_more_inputs_than_outputs(layout: Any, channels: int, device: torch.device) -> None:
+    features = data.feature_map(2, channels, 36, 45).to(device).to(memory_format=layout)
     values, switches = pooled(features, (12, 9))
     out = unpool(values, switches, 36, 45)
     assert torch.equal(out.cpu(), loop(values.cpu(), switches.cpu(), (36, 45)))

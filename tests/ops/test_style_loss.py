@@ -73,6 +73,37 @@ def test_layers_of_several_dtypes(device: torch.device) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
+def test_layers_of_several_dtypes_in_any_order(device: torch.device) -> None:
+    """Of maps that are dense in no order a cast makes some that are."""
+    wide = data.feature_map(2, 8, 6, 16).to(device)
+    for crop in (wide.to(memory_format=torch.channels_last)[..., ::2], wide.mT[..., 1:], wide[..., ::2]):
+        features, targets = [crop.half(), wide[:, :3]], [torch.eye(8, device=device), torch.eye(3, device=device)]
+        features[0] = torch.empty_strided(crop.shape, crop.stride(), dtype=torch.float16, device=device).copy_(crop)
+        loss, expected = ops.style_loss(features, targets), ops.style_loss.reference(features, targets)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
+def test_after_more_empty_layers_than_a_launch_takes(device: torch.device) -> None:
+    (feature,), (target,) = layers(device, 6)
+    empty, nothing = [feature[:0]] * 16, [target] * 16
+    loss = ops.style_loss([*empty, feature], [*nothing, target])
+    assert torch.equal(loss, ops.style_loss([feature], [target])) and loss > 0
+
+
+def test_backward_twice_and_of_targets_alone(device: torch.device) -> None:
+    features, targets = layers(device, 6, 11)
+    leaves = [t.requires_grad_() for t in features]
+    loss = ops.style_loss(leaves, targets)
+    first, second = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+    wanted = [t.clone().requires_grad_() for t in targets]
+    loss = ops.style_loss([f.detach() for f in features], wanted)
+    firsts = torch.autograd.grad(loss, wanted, create_graph=True)
+    (again,) = torch.autograd.grad(sum(f.sum() for f in firsts), wanted[:1])
+    # of |gram - target|^2, the mean over two images where they share a target
+    torch.testing.assert_close(again, torch.full_like(again, 2.0))
+
+
 @pytest.mark.parametrize("dtypes", [(torch.float16, torch.float64), (torch.float16, torch.bfloat16)], ids=str)
 def test_gradients_of_layers_of_several_dtypes(dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
     features, targets = layers(device, 6, 11)

@@ -171,9 +171,10 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
     together = grad is not None and to_differences is None and _eager.is_plain()
     if together:
         layers = [layer for layer, wants in enumerate(wanted) if wants]
-        found = call("style_loss_backward", grad, differences, features, ctx.weights, ctx.divisors, layers)
-        for layer, gradient in zip(layers, found, strict=True):
-            to_features[layer] = gradient
+        if layers:
+            found = call("style_loss_backward", grad, differences, features, ctx.weights, ctx.divisors, layers)
+            for layer, gradient in zip(layers, found, strict=True):
+                to_features[layer] = gradient
         if True not in wanted_of_targets:
             return to_features, to_targets, None, None
     for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
