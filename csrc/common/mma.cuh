@@ -62,19 +62,21 @@ FV_DEVICE void multiply_add_tf32(float (&sums)[kDown][kAcross][4], const float (
   Fragments(&warp)[32] = lanes[threadIdx.x / 32];
   Fragments& mine = warp[threadIdx.x % 32];
   std::memcpy(mine.left, left, sizeof(left)), std::memcpy(mine.right, right, sizeof(right));
+  for (float& value : reinterpret_cast<float (&)[sizeof(Fragments) / sizeof(float)]>(mine)) {
+    value = __uint_as_float(__float_as_uint(value) & 0xffffe000u);  // what a tensor core reads of it
+  }
   __syncwarp();
   const MmaLane at;
-  const auto seen = [](float value) { return __uint_as_float(__float_as_uint(value) & 0xffffe000u); };
   const auto multiply_add = [&](int l, int r) {
     for (int i = 0; i < kDown; ++i) {
       for (int j = 0; j < kAcross; ++j) {
-        for (int part = 0; part < 4; ++part) {
-          const int row = at.row(part), column = at.column(part);
-          for (int k = 0; k < 8; ++k) {
-            const float a = warp[row % 8 * 4 + k % 4].left[l][i][row / 8 + k / 4 * 2];
-            const float b = warp[column * 4 + k % 4].right[r][j][k / 4];
-            sums[i][j][part] += seen(a) * seen(b);
-          }
+        for (int k = 0; k < 8; ++k) {
+          const int step = k % 4, late = k / 4;
+          const auto& a = warp[at.group * 4 + step].left[l][i];
+          const float first = warp[at.column(0) * 4 + step].right[r][j][late],
+                      second = warp[at.column(1) * 4 + step].right[r][j][late];
+          sums[i][j][0] += a[late * 2] * first, sums[i][j][1] += a[late * 2] * second;
+          sums[i][j][2] += a[late * 2 + 1] * first, sums[i][j][3] += a[late * 2 + 1] * second;
         }
       }
     }

@@ -37,8 +37,8 @@ inline Plan make_plan(const Params& p) {
   const int64_t rows = ceil_div(p.channels, int64_t(kTile)), tiles = rows * (rows + 1) / 2;
   const int64_t side = std::min<int64_t>(kTile, ceil_div(p.channels, int64_t(kWide)) * kWide);
   if (tiles == 0) return {p, 0, unsigned(side), 0, 0, 1, 0, 0};
-  // no more partial sums than features, unless there is one chunk
-  const int64_t least = std::max(kLeast, ceil_div(tiles * side * side, p.channels));
+  // no more than two partial sums for each feature, unless there is one chunk
+  const int64_t least = std::max(kLeast, ceil_div(tiles * side * side, 2 * p.channels));
   const int64_t pixels = std::max(least, ceil_div(p.pixels, ceil_div(kBlocks, tiles)));
   const int64_t chunk = ceil_div(pixels, int64_t(kStep)) * kStep;
   const int64_t chunks = std::max<int64_t>(1, ceil_div(p.pixels, chunk));
