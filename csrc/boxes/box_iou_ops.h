@@ -33,7 +33,7 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2, std::string kind, dou
   validate(kOp, boxes1, boxes2, elementwise);
   const ScalarType type = geometry_type(boxes1, boxes2);
   const Tensor a = contiguous_as(boxes1, type), b = contiguous_as(boxes2, type);
-  Tensor result = elementwise ? empty_tensor(a, {a.size(0)}, type) : empty_tensor(a, {a.size(0), b.size(0)}, type);
+  Tensor result = elementwise ? empty_vector(a, a.size(0), type) : empty_tensor(a, {a.size(0), b.size(0)}, type);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;
     const Sides<T> sides = sides_of<T>(a, b, eps, union_eps);

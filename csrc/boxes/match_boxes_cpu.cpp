@@ -155,7 +155,7 @@ Tensor match_boxes(const Tensor& gt_boxes, const Tensor& anchors, double high_th
   validate(gt_boxes, anchors, high_threshold, low_threshold);
   const ScalarType type = geometry_type(gt_boxes, anchors);
   const Tensor g = contiguous_as(gt_boxes, type), a = contiguous_as(anchors, type);
-  Tensor matches = empty_tensor(a, {a.size(0)}, ScalarType::Long);
+  Tensor matches = empty_vector(a, a.size(0), ScalarType::Long);
   int64_t* out = matches.mutable_data_ptr<int64_t>();
   if (g.size(0) == 0) std::fill_n(out, a.size(0), kBackground);
   if (g.size(0) == 0 || a.size(0) == 0) return matches;

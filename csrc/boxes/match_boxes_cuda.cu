@@ -86,15 +86,15 @@ Tensor match_boxes(const Tensor& gt_boxes, const Tensor& anchors, double high_th
   const ScalarType type = geometry_type(gt_boxes, anchors);
   const Tensor g = contiguous_as(gt_boxes, type), a = contiguous_as(anchors, type);
   const int64_t count = a.size(0);
-  Tensor matches = empty_tensor(a, {count}, ScalarType::Long);
+  Tensor matches = empty_vector(a, count, ScalarType::Long);
   int64_t* out = matches.mutable_data_ptr<int64_t>();
   const LaunchShape shape{blocks_for(count, kThreads), kThreads};
   if (g.size(0) == 0) {
     launch(kOp, &fill<int64_t>, shape, a, out, count, kBackground);
     return matches;
   }
-  const Tensor best_index = empty_tensor(a, {allow_low_quality_matches ? count : 0}, ScalarType::Long);
-  Tensor highest = empty_tensor(g, {g.size(0)}, type);
+  const Tensor best_index = empty_vector(a, allow_low_quality_matches ? count : 0, ScalarType::Long);
+  Tensor highest = empty_vector(g, g.size(0), type);
   clear_tensor(highest);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;

@@ -21,12 +21,11 @@ struct MmaLane {
   int group, member;
 
   FV_DEVICE MmaLane() : group(int(threadIdx.x) % 32 / 4), member(int(threadIdx.x) % 4) {}
-  // part 0 to 3 of the left operand [16 rows, 8 steps]
-  FV_DEVICE int left_row(int part) const { return group + part % 2 * 8; }
-  FV_DEVICE int left_step(int part) const { return member + part / 2 * 4; }
-  // part 0 or 1 of the right operand [8 steps, 8 columns]
-  FV_DEVICE int right_step(int part) const { return member + part * 4; }
-  FV_DEVICE int right_column() const { return group; }
+  // part 0 to 3 of the left operand [16 rows, 8 steps], from row `group` and step `member` on
+  static FV_DEVICE constexpr int left_row(int part) { return part % 2 * 8; }
+  static FV_DEVICE constexpr int left_step(int part) { return part / 2 * 4; }
+  // part 0 or 1 of the right operand [8 steps, 8 columns], in column `group`, from step `member` on
+  static FV_DEVICE constexpr int right_step(int part) { return part * 4; }
   // part 0 to 3 of the sums [16 rows, 8 columns]: 0 and 1, 2 and 3 lie side by side
   FV_DEVICE int row(int part) const { return group + part / 2 * 8; }
   FV_DEVICE int column(int part) const { return member * 2 + part % 2; }

@@ -102,10 +102,10 @@ inline std::tuple<Tensor, Tensor> encode_all(const Tensor& masks, const Tensor& 
       }
     });
   });
-  Tensor ends = empty_tensor(m, {n}, ScalarType::Long);
+  Tensor ends = empty_vector(m, n, ScalarType::Long);
   int64_t total = 0;
   for (int64_t i = 0; i < n; ++i) ends.mutable_data_ptr<int64_t>()[i] = total += int64_t(texts[i].size());
-  Tensor all = empty_tensor(m, {total}, ScalarType::Byte);
+  Tensor all = empty_vector(m, total, ScalarType::Byte);
   uint8_t* to = all.mutable_data_ptr<uint8_t>();
   for (const std::string& text : texts) to = std::copy(text.begin(), text.end(), to);
   return {all, ends};

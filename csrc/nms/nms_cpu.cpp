@@ -78,7 +78,7 @@ Tensor nms(const Tensor& boxes, const Tensor& scores, std::optional<Tensor> idxs
   const Params params = validate(boxes, scores, idxs, iou_threshold, max_output, score_threshold, metric);
   std::vector<int64_t> kept;
   with_rows(boxes, scores, idxs, params, [&](const auto& keep_row) { kept = keep_row(0); });
-  Tensor result = empty_tensor(boxes, {int64_t(kept.size())}, ScalarType::Long);
+  Tensor result = empty_vector(boxes, int64_t(kept.size()), ScalarType::Long);
   std::copy(kept.begin(), kept.end(), result.mutable_data_ptr<int64_t>());
   return result;
 }
@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
   const Params params = validate_padded(boxes, scores, idxs, iou_threshold, max_output, score_threshold, metric);
   const int64_t batch = boxes.size(0);
   Tensor result = empty_tensor(boxes, {batch, max_output}, ScalarType::Long);
-  Tensor counts = empty_tensor(boxes, {batch}, ScalarType::Long);
+  Tensor counts = empty_vector(boxes, batch, ScalarType::Long);
   int64_t *out = result.mutable_data_ptr<int64_t>(), *count = counts.mutable_data_ptr<int64_t>();
   with_rows(boxes, scores, idxs, params, [&](const auto& keep_row) {
     parallel_for(batch, 1, [&](int64_t begin, int64_t end) {

@@ -38,7 +38,7 @@ Tensor nms(const Tensor& boxes, const Tensor& scores, std::optional<Tensor> idxs
            std::optional<int64_t> max_output, std::optional<double> score_threshold, std::string metric) {
   const Params params = validate(boxes, scores, idxs, iou_threshold, max_output, score_threshold, metric);
   const int64_t n = boxes.size(0), limit = minimum(n, params.max_output);
-  if (limit == 0) return empty_tensor(boxes, {0}, ScalarType::Long);
+  if (limit == 0) return empty_vector(boxes, 0, ScalarType::Long);
   return trimmed(kOp, suppress_upright(kOp, boxes, scores, idxs, 1, limit, params), limit);
 }
 

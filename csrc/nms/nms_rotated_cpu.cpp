@@ -149,7 +149,7 @@ Tensor nms_rotated(const Tensor& boxes, const Tensor& scores, std::optional<Tens
     return nms::kept_of_classes(order, classes ? classes->const_data_ptr<int64_t>() : nullptr, boxes.size(0),
                                 one_class);
   });
-  Tensor result = empty_tensor(boxes, {int64_t(kept.size())}, ScalarType::Long);
+  Tensor result = empty_vector(boxes, int64_t(kept.size()), ScalarType::Long);
   std::copy(kept.begin(), kept.end(), result.mutable_data_ptr<int64_t>());
   return result;
 }

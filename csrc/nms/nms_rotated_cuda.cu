@@ -26,7 +26,7 @@ Tensor nms_rotated(const Tensor& boxes, const Tensor& scores, std::optional<Tens
                    bool clockwise) {
   validate(boxes, scores, idxs, iou_threshold);
   const int64_t n = boxes.size(0);
-  if (n == 0) return empty_tensor(boxes, {0}, ScalarType::Long);
+  if (n == 0) return empty_vector(boxes, 0, ScalarType::Long);
   const ScalarType type = geometry_type(boxes.scalar_type());
   const Tensor rows = contiguous_as(boxes, type), plain = contiguous_as(scores, geometry_type(scores.scalar_type()));
   std::optional<Tensor> classes;

@@ -181,8 +181,8 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, s
     });
     const std::vector<int64_t> order = rank_descending(final.data(), n, [](T score) { return score != kGone<T>; });
     const int64_t kept = int64_t(order.size());
-    Tensor keep = empty_tensor(boxes, {kept}, ScalarType::Long);
-    Tensor rescored = empty_tensor(plain_scores, {kept}, type);
+    Tensor keep = empty_vector(boxes, kept, ScalarType::Long);
+    Tensor rescored = empty_vector(plain_scores, kept, type);
     std::copy(order.begin(), order.end(), keep.mutable_data_ptr<int64_t>());
     T* out = rescored.mutable_data_ptr<T>();
     for (int64_t i = 0; i < kept; ++i) out[i] = final[order[i]];

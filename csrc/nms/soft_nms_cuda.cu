@@ -111,12 +111,12 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, s
   const Tensor plain = contiguous_as(boxes, type), plain_scores = contiguous_as(scores, type);
   const int64_t n = boxes.size(0);
   if (n == 0) {
-    return {empty_tensor(boxes, {0}, ScalarType::Long), empty_tensor(scores, {0})};
+    return {empty_vector(boxes, 0, ScalarType::Long), empty_vector(scores, 0)};
   }
   std::optional<Tensor> classes, members;
   if (idxs) classes = contiguous_as(*idxs, ScalarType::Long), members = stable_argsort(*classes);
-  Tensor falling = empty_tensor(plain, {n}), final = empty_tensor(plain, {n});
-  Tensor selected = empty_tensor(plain, {1}, ScalarType::Int);
+  Tensor falling = empty_vector(plain, n), final = empty_vector(plain, n);
+  Tensor selected = empty_vector(plain, 1, ScalarType::Int);
   return dispatch_geometry(type, [&](auto t) -> std::tuple<Tensor, Tensor> {
     using T = typename decltype(t)::type;
     const Problem<T> problem{plain.const_data_ptr<T>(),
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores, s
     });
     const Tensor order = rank(kOp, final, 1, n);  // NaN last
     const int64_t kept = read_back(kOp, boxes, problem.selected);
-    Tensor rescored = empty_tensor(plain, {kept});
+    Tensor rescored = empty_vector(plain, kept);
     launch(kOp, &take<T>, {blocks_for(kept, kThreads), kThreads}, boxes, problem.final, order.const_data_ptr<int64_t>(),
            kept, rescored.mutable_data_ptr<T>());
     Tensor flat = torch::stable::view(order, {n});

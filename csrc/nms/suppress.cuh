@@ -180,7 +180,7 @@ template <class Measure>
 Kept suppress(const char* op, const Measure& measure, const Tensor& rows, const Tensor& scores,
               const std::optional<Tensor>& idxs, int64_t sets, int64_t n, int64_t limit,
               std::optional<double> score_threshold) {
-  const auto integers = [&](int64_t count) { return empty_tensor(rows, {count}, ScalarType::Long); };
+  const auto integers = [&](int64_t count) { return empty_vector(rows, count, ScalarType::Long); };
   Tensor out = empty_tensor(rows, {sets, limit}, ScalarType::Long);
   torch::stable::fill_(out, -1);
   const int64_t chunks = ceil_div(n, kChunk);
@@ -188,8 +188,8 @@ Kept suppress(const char* op, const Measure& measure, const Tensor& rows, const 
   clear_tensor(counts);
   if (n > 0 && sets > 0 && limit > 0) {
     const Tensor order = rank(op, scores, sets, n);
-    Tensor boxes = empty_tensor(rows, {sets * n * int64_t(sizeof(typename Measure::Box))}, ScalarType::Byte);
-    Tensor dead = empty_tensor(rows, {sets * n}, ScalarType::Byte);
+    Tensor boxes = empty_vector(rows, sets * n * int64_t(sizeof(typename Measure::Box)), ScalarType::Byte);
+    Tensor dead = empty_vector(rows, sets * n, ScalarType::Byte);
     Tensor classes = integers(idxs ? sets * n : 0), mask = integers(sets * minimum(n, kChunk) * kWords);
     Tensor kept = integers(sets * limit);
     const Ranked<Measure> ranked{measure,

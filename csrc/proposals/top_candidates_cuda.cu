@@ -210,9 +210,9 @@ std::tuple<Tensor, Tensor> choose(const Maps<S>& maps, int64_t k, Rule<Accumulat
   const auto fresh = [&](ScalarType of) { return chosen_like(like, maps.images, maps.rows_an_image(), k, of); };
   Tensor indices = fresh(ScalarType::Long), values = fresh(type), found = fresh(ScalarType::Long), scores = fresh(type);
   if (count == 0) return {indices, values};
-  Tensor states = empty_tensor(like, {rows * int64_t(sizeof(State<C>))}, ScalarType::Byte);
-  Tensor histograms = empty_tensor(like, {rows * kDigits}, ScalarType::Int);
-  Tensor counts = empty_tensor(like, {rows}, ScalarType::Int);
+  Tensor states = empty_vector(like, rows * int64_t(sizeof(State<C>)), ScalarType::Byte);
+  Tensor histograms = empty_vector(like, rows * kDigits, ScalarType::Int);
+  Tensor counts = empty_vector(like, rows, ScalarType::Int);
   auto* state = reinterpret_cast<State<C>*>(states.mutable_data_ptr<uint8_t>());
   auto* histogram = reinterpret_cast<unsigned*>(histograms.mutable_data_ptr<int>());
   int* places = counts.mutable_data_ptr<int>();

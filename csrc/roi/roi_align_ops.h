@@ -114,8 +114,7 @@ Tensor box_gradients(const char* op, const Tensor& grad, const Tensors& maps, co
   FV_CHECK(grad.scalar_type() == maps[0].scalar_type(), op, "expected grad and the feature maps of one dtype");
   check_same_device(op, "grad", grad, "the feature maps", maps[0]);
   const Tensor plain = contiguous_as(rois, geometry_type(maps[0].scalar_type()));
-  const int64_t size[] = {rois.size(0), 5};
-  Tensor output = clear_tensor(empty_tensor(plain, torch::headeronly::IntHeaderOnlyArrayRef(size, 2)));
+  Tensor output = clear_tensor(empty_tensor(plain, {rois.size(0), 5}));
   Device::box_gradients(op, p, grad, maps, plain, output);
   return output;
 }

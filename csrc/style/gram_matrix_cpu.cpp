@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   const ScalarType type = loss_type(features);
   int64_t size = 0;
   for (const Params& p : params) size += p.batch * p.channels * p.channels;
-  const Tensor differences = empty_tensor(features[0], {size}, type);
+  const Tensor differences = empty_vector(features[0], size, type);
   const Tensor loss = empty_tensor(features[0], {}, type);
   dispatch_geometry(type, [&](auto t) {
     using T = typename decltype(t)::type;

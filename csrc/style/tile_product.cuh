@@ -165,8 +165,8 @@ class MmaSums {
  public:
   FV_DEVICE void add(const MmaSlab& a, const MmaSlab& b) {
     const MmaLane lane;
-    const float* left = a.values + MmaSlab::at(lane.left_step(0), first_row() + lane.left_row(0));
-    const float* right = b.values + MmaSlab::at(lane.right_step(0), first_column() + lane.right_column());
+    const float* left = a.values + MmaSlab::at(lane.member, first_row() + lane.group);
+    const float* right = b.values + MmaSlab::at(lane.member, first_column() + lane.group);
 #pragma unroll
     for (int k = 0; k < kStep; k += 8) {
       float as[kPartsA][kDown][4], bs[kPartsB][kAcross][2];
@@ -174,13 +174,14 @@ class MmaSums {
       for (int i = 0; i < kDown; ++i) {
 #pragma unroll
         for (int part = 0; part < 4; ++part) {
-          split(left[MmaSlab::at(k + part / 2 * 4, i * 16 + part % 2 * 8)], as, i, part);
+          split(left[MmaSlab::at(k + MmaLane::left_step(part), i * 16 + MmaLane::left_row(part))], as, i, part);
         }
       }
 #pragma unroll
       for (int j = 0; j < kAcross; ++j) {
 #pragma unroll
-        for (int part = 0; part < 2; ++part) split(right[MmaSlab::at(k + part * 4, j * 8)], bs, j, part);
+        for (int part = 0; part < 2; ++part)
+          split(right[MmaSlab::at(k + MmaLane::right_step(part), j * 8)], bs, j, part);
       }
       multiply_add_tf32(short_, as, bs);
     }

@@ -83,7 +83,7 @@ Tensor total_variation_loss(const Tensor& images, std::string norm) {
   constexpr const char* kOp = "total_variation_loss";
   check_images(kOp, images);
   const int64_t batch = images.size(0);
-  Tensor loss = clear_tensor(empty_tensor(images, {batch}, loss_type(images)));
+  Tensor loss = clear_tensor(empty_vector(images, batch, loss_type(images)));
   dispatch_norm(kOp, norm, [&](auto rule) {
     using Norm = decltype(rule);
     if (images.numel() == 0) return;

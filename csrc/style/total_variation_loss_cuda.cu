@@ -92,13 +92,13 @@ Tensor total_variation_loss(const Tensor& images, std::string norm) {
   constexpr const char* kOp = "total_variation_loss";
   check_images(kOp, images);
   const int64_t batch = images.size(0);
-  Tensor loss = clear_tensor(empty_tensor(images, {batch}, loss_type(images)));
+  Tensor loss = clear_tensor(empty_vector(images, batch, loss_type(images)));
   dispatch_norm(kOp, norm, [&](auto rule) {
     using Norm = decltype(rule);
     if (images.numel() == 0) return;
     const Images view = images_of(images);
     const int64_t chunks = ceil_div(view.values(), kChunk);
-    const Tensor partial = empty_tensor(images, {batch * chunks}, ScalarType::Double);
+    const Tensor partial = empty_vector(images, batch * chunks, ScalarType::Double);
     dispatch_floating(kOp, images.scalar_type(), [&](auto t) {
       using S = typename decltype(t)::type;
       using T = Accumulator<S>;

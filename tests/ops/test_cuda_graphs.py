@@ -62,18 +62,24 @@ def padded_calls() -> dict[str, tuple[Callable[[int], list[Tensor]], Callable[..
     }
 
 
+def recorded(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A graph of the call, and the outputs that each replay writes."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()  # what is made once is made before
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = call()
+    return graph, outputs
+
+
 @pytest.mark.parametrize("name", ["nms_padded", "rpn", "retinanet", "ssd", "yolo", "yolo grid"])
 def test_padded_ops_are_captured(name: str) -> None:
     make, call = padded_calls()[name]
     inputs = make(0)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call(*inputs)  # what is made once is made before
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = call(*inputs)
+    graph, captured = recorded(lambda: call(*inputs))
     for seed in (0, 5):
         fresh = make(seed)
         for old, new in zip(inputs, fresh, strict=True):
@@ -109,14 +115,7 @@ def test_a_style_loss_and_its_gradient_are_captured() -> None:
         loss = ops.style_loss(features, targets)
         return loss.detach(), *torch.autograd.grad(loss, features)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        both()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, captured = recorded(both)
     for factor in (1.0, 0.5, 2.0):
         with torch.no_grad():
             features[0].mul_(factor)
