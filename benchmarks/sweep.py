@@ -63,12 +63,12 @@ def measure(shape: Shape, layout: str, budget_s: float, device: str) -> Point:
     ratio = times["torch"].ratio_to(times["ours"])
     pairwise = [t / o for t, o in zip(times["torch"].seconds, times["ours"].seconds, strict=False)]
     low, _, high = statistics.quantiles(pairwise, n=4)
-    cuda, graphed_ratio = features.is_cuda, None
-    if cuda:
+    graphed_ratio = None
+    if features.is_cuda:
         recorded = {label: graphed(call) for label, call in calls.items()}
         graphs = compare(recorded, budget_s=budget_s, min_rounds=7, device=device)
         graphed_ratio = graphs["torch"].ratio_to(graphs["ours"])
-    kernel = plan(features.shape, features.stride(), weight.shape, *shape.arguments, 1, features.dtype, cuda).kernel
+    kernel = plan(features, weight, *shape.arguments, 1).kernel
     medians = times["ours"].median, times["torch"].median
     return Point(shape.name, layout, kernel, *medians, ratio, high - low, difference, graphed_ratio)
 

@@ -2,7 +2,7 @@
 file(GLOB emulation_sources CONFIGURE_DEPENDS csrc/emulation/*.cpp)
 set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
 
-pybind11_add_module(_C_emulated MODULE NO_EXTRAS ${schemas} ${cuda_sources} ${emulation_sources})
+pybind11_add_module(_C_emulated MODULE NO_EXTRAS ${module_sources} ${cuda_sources} ${emulation_sources})
 target_link_libraries(_C_emulated PRIVATE fastvision_flags)
 target_include_directories(_C_emulated BEFORE PRIVATE csrc/emulation)
 target_compile_definitions(_C_emulated PRIVATE FASTVISION_EMULATION)

@@ -1,8 +1,9 @@
-// The Python module holds what touches no tensor: tensors go through the dispatcher.
+// The Python module holds what touches no tensor's memory: tensors go through the dispatcher.
 #include <pybind11/pybind11.h>
 
 #include "common/free_blocks.h"
 #include "common/simd.h"
+#include "memoize.h"
 
 #ifndef FASTVISION_MODULE
 #ifdef FASTVISION_EMULATION
@@ -41,4 +42,5 @@ PYBIND11_MODULE(FASTVISION_MODULE, m) {
   m.doc() = "Compiled kernels of fastvision; importing it registers torch.ops.fastvision.*";
   m.def("build_info", &build_info, "What this library was built with, and which of its CPU kernels run here.");
   m.def("empty_cache", &fastvision::empty_cache, "Unmaps what large CPU outputs and scratch memory left behind.");
+  m.def("memoize", &fastvision::memoize, "A function of tensors' sizes that remembers up to `most` of its answers.");
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
 from typing import Any
 
 import pytest
@@ -10,19 +10,16 @@ import torch
 import torch.nn.functional as F
 
 from fastvision import ops
-from fastvision.ops._remembered import Remembered
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, cpu, cuda, plan, plans
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, cpu, cuda, plan
 
 _cuda_pays = cuda.pays
 
 
 @pytest.fixture(autouse=True)
-def true_choice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def true_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA the other tests ask for our kernel whatever the size."""
     monkeypatch.setattr(cuda, "pays", _cuda_pays)
-    plans.clear()
-    yield
-    plans.clear()
+    monkeypatch.setattr(sys.modules["fastvision.ops.upsample.conv_transpose2d"], "remembered_plan", plan)
 
 
 def a_layer(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> Layer:
@@ -206,20 +203,10 @@ def test_in_double(processor: str) -> None:
     assert large == ("fastvision" if processor == "AVX512" else "torch")
 
 
-def test_plans_are_remembered_and_bounded() -> None:
-    few = Remembered(plan, 2)
-    for side in (3, 4, 5, 4):
-        x, weight = torch.empty(1, 8, side, side), torch.empty(8, 8, 2, 2)
-        layer = (x.shape, x.stride(), weight.shape, 2, 0, 0, 1, 1, x.dtype, False)
-        assert few[layer] == plan(*layer) and layer in few and len(few) <= 2
-
-
-def test_what_must_not_be_kept_is_not() -> None:
-    x, weight = torch.randn(1, 4, 6, 6), torch.randn(4, 1, 4, 4)
-    for stride in (2.0, True):
-        layer = (x.shape, x.stride(), weight.shape, stride, 0, 0, 4, 1, x.dtype, False)
-        plans[layer]
-        assert layer not in plans
-    doubled = Remembered(lambda x: 2 * x, 2, keep=lambda answer: isinstance(answer, int))
-    assert type(doubled.of(2.0)) is float and type(doubled.of(2)) is int and list(doubled) == [(2,)]
-    assert doubled.of([1]) == [1, 1]
+def test_torch_in_any_dtype() -> None:
+    """What is torch's whatever autocast makes of it is not asked about autocast."""
+    x, weight = torch.empty(1, 512, 4, 4), torch.empty(512, 256, 4, 4)
+    planned = plan(x, weight, 2, 1, 0, 1, 1)
+    native = {torch.float16, torch.bfloat16} <= NATIVE_HALF
+    assert planned.kernel == "torch" and planned.always_torch == native
+    assert not plan(x, weight, 2, 1, 0, 3, 1).always_torch  # 512 channels in 3 groups are an error

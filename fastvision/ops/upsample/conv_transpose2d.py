@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from fastvision import reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, Plan, plan, plans
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, Plan, plan, remembered_plan
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
 from fastvision.reference.upsample.pair import to_pair
 
@@ -74,17 +74,9 @@ def conv_transpose2d(
     planned = None
     if not is_compiling():  # whose sizes are no keys
         # as little as can be before a kernel has its turn: after a layer of 0.2 ms each line of Python finds cold
-        # caches, and on a GPU a small layer takes less than 10 us
-        dtype = input.dtype
-        layer = (
-            input.shape, input.stride(), weight.shape, stride, padding, output_padding, groups, dilation, dtype,
-            input.is_cuda,
-        )  # fmt: skip
-        try:
-            planned = plans[layer]
-        except TypeError:  # lists are no keys
-            planned = plan(*layer)
-        if not _is_any_autocast_enabled():
+        # caches, and on a GPU a small layer takes less than 15 us
+        planned = remembered_plan(input, weight, stride, padding, output_padding, groups, dilation)
+        if planned.always_torch or not _is_any_autocast_enabled():
             if planned.kernel == "torch" and activation is None:
                 try:
                     return torch.conv_transpose2d(
@@ -94,6 +86,7 @@ def conv_transpose2d(
                     if _fits(input, weight, bias, groups):
                         raise
             elif planned.kernel == "fastvision" and (activation is None or activation == "relu"):
+                dtype = input.dtype
                 alike = weight.dtype == dtype and (bias is None or bias.dtype == dtype)
                 if alike and input.dim() == 4:
                     slope = 1.0 if activation is None else 0.0
@@ -120,8 +113,7 @@ def _conv_transpose2d(
     input, weight, bias = _cast_together(input, weight, bias)
     groups = geometry[3]
     if planned is None or input.dtype != dtype:
-        sizes = (input.shape, input.stride(), weight.shape)
-        planned = plans.of(*sizes, *geometry, input.dtype, input.is_cuda)
+        planned = (plan if is_compiling() else remembered_plan)(input, weight, *geometry)
     kernel: Kernel = planned.kernel
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so

@@ -6,15 +6,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from fastvision import reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops._remembered import Remembered
+from fastvision.ops._memoized import memoized
 from fastvision.reference.upsample.max_unpool2d import unpooled_size
 
-# a size of 2.0 is an error, and not to be one for 2
-_sizes = Remembered(unpooled_size, 256, keep=lambda size: all(type(side) is int for side in size))
+
+def _size(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    output_size: Sequence[int] | None,
+) -> tuple[int, int]:
+    return unpooled_size(input.shape, kernel_size, stride, padding, output_size)
+
+
+_remembered_size = memoized(_size, 256)
 
 
 @with_reference(reference.upsample.max_unpool2d)
@@ -58,7 +69,8 @@ def max_unpool2d(
         "Learning Deconvolution Network for Semantic Segmentation", section 3.2; signature of
         ``torch.nn.functional.max_unpool2d``.
     """
-    height, width = _sizes.of(input.shape, kernel_size, stride, padding, output_size)
+    size = _size if is_compiling() else _remembered_size
+    height, width = size(input, kernel_size, stride, padding, output_size)
     if input.dim() == 3 and indices.dim() == 3:
         return call("max_unpool2d", input[None], indices[None], height, width)[0]
     return call("max_unpool2d", input, indices, height, width)

@@ -6,14 +6,15 @@ import contextlib
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
-from fastvision.ops._remembered import Remembered
+from fastvision.ops._memoized import memoized
 from fastvision.ops.upsample.kernel_choice import cpu, cuda
 from fastvision.ops.upsample.kernel_choice.layer import Layer
 from fastvision.reference.upsample.conv_transpose2d import Pair
 from fastvision.reference.upsample.pair import to_pair
 
-__all__ = ["NATIVE_HALF", "Kernel", "Layer", "Plan", "choose_kernel", "plan", "plans"]
+__all__ = ["NATIVE_HALF", "Kernel", "Layer", "Plan", "choose_kernel", "plan", "remembered_plan"]
 
 Kernel = Literal["product", "torch", "fastvision"]
 _FEW_PRODUCTS = 10_000_000  # that a GPU does in less time than three calls take to launch
@@ -52,30 +53,33 @@ class Plan(NamedTuple):
     """Who computes a layer, and how it is laid out, as our kernel is told.
 
     geometry: stride, padding, output_padding and dilation, each of rows and of columns, and the groups.
+    always_torch: whatever autocast makes of the dtype.
     """
 
     kernel: Kernel
     geometry: tuple[int, ...]
+    always_torch: bool
 
 
 def plan(
-    input: torch.Size,
-    strides: tuple[int, ...],
-    weight: torch.Size,
+    input: Tensor,
+    weight: Tensor,
     stride: int | Pair,
     padding: int | Pair,
     output_padding: int | Pair,
     groups: int,
     dilation: int | Pair,
-    dtype: torch.dtype,
-    cuda: bool,
 ) -> Plan:
-    """:func:`choose_kernel` of an input and a weight of these sizes, the former of these ``strides``."""
+    """:func:`choose_kernel` of an input and a weight of these sizes."""
     pairs = to_pair(stride), to_pair(padding), to_pair(output_padding), to_pair(dilation)
-    last = len(input) == 4 and _is_channels_last(input, strides)
-    layer = Layer(input, weight, *pairs[:3], groups, pairs[3], dtype, last, cuda)
+    last = input.dim() == 4 and _is_channels_last(input.shape, input.stride())
+    layer = Layer(input.shape, weight.shape, *pairs[:3], groups, pairs[3], input.dtype, last, input.is_cuda)
     geometry = (*(number for pair in pairs for number in pair), groups)
-    return Plan(choose_kernel(layer) if layer.sound else "fastvision", geometry)
+    if not layer.sound:
+        return Plan("fastvision", geometry, False)
+    kernel = choose_kernel(layer)
+    cast = (choose_kernel(layer._replace(dtype=dtype)) for dtype in (torch.float16, torch.bfloat16))
+    return Plan(kernel, geometry, kernel == "torch" and all(other == "torch" for other in cast))
 
 
 def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
@@ -88,5 +92,4 @@ def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
     return strides[1] == 1
 
 
-# a stride of 2.0 is an error, and not to be one for 2
-plans = Remembered(plan, 1024, keep=lambda plan: all(type(number) is int for number in plan.geometry))
+remembered_plan = memoized(plan, 1024)
