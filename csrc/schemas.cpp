@@ -74,7 +74,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def(
       "style_loss(Tensor[] features, Tensor[] targets, float[] weights, SymInt[] divisors) -> (Tensor loss, Tensor differences)");
   m.def(
-      "style_loss_backward(Tensor grad, Tensor differences, Tensor[] features, float[] weights, SymInt[] divisors, int[] layers) -> Tensor[]");
+      "style_loss_backward(Tensor? grad, Tensor differences, Tensor[] features, float[] weights, SymInt[] divisors, int[] layers) -> Tensor[]");
+  m.def("style_loss_scale_(Tensor(a!)[] gradients, Tensor factor) -> ()");
   m.def(
       "instance_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor? style, float eps, float slope) -> (Tensor, Tensor, Tensor)");
   m.def(

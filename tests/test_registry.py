@@ -113,4 +113,5 @@ def test_opcheck(case: OpCase, device: torch.device) -> None:
             # only a linear op's backward can be differentiated again
             leaves = case.differentiable and (case.linear or not name.endswith(("_backward", "_gradients")))
             torch.library.opcheck(op, _leaves(op_args) if leaves else op_args, test_utils=checks)
-    assert seen == set(case.torch_ops)
+    # those in place serve a shortcut of eager calls on a GPU, and are checked with their op's tests
+    assert seen == {name for name in case.torch_ops if not name.endswith("_")}

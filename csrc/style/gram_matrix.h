@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "common/dispatch.h"
@@ -71,7 +72,8 @@ inline std::vector<Params> check_layers(const char* op, const std::vector<Tensor
   return layers;
 }
 
-// The gradient of a layer's features: scale * grad * (difference + difference^T) features, grad being that of the loss.
+// The gradient of a layer's features: scale * grad * (difference + difference^T) features, grad being that of the loss,
+// or 1 where there is none.
 struct Flow {
   Params p;
   int64_t first;  // where the layer's differences [B, C, C] begin among those of all
@@ -79,7 +81,7 @@ struct Flow {
 };
 
 // layers: those whose gradient is wanted
-inline std::vector<Flow> check_flows(const char* op, const Tensor& grad, const Tensor& differences,
+inline std::vector<Flow> check_flows(const char* op, const std::optional<Tensor>& grad, const Tensor& differences,
                                      const std::vector<Tensor>& features, const std::vector<double>& weights,
                                      const std::vector<int64_t>& divisors, const std::vector<int64_t>& layers) {
   FV_CHECK(!features.empty() && weights.size() == features.size() && divisors.size() == features.size(), op,
@@ -99,15 +101,17 @@ inline std::vector<Flow> check_flows(const char* op, const Tensor& grad, const T
   }
   FV_CHECK(differences.dim() == 1 && differences.size(0) == size, op, "expected differences of shape [", size,
            "], got ", shape_of(differences));
-  FV_CHECK(grad.numel() == 1 && grad.scalar_type() == differences.scalar_type() &&
-               (grad.scalar_type() == ScalarType::Float || grad.scalar_type() == ScalarType::Double),
-           op, "expected grad and differences of one dtype, float32 or float64, and a number for grad");
-  check_same_device(op, "grad", grad, "features", features[0]);
+  const ScalarType type = differences.scalar_type();
+  const bool number = !grad || (grad->numel() == 1 && grad->scalar_type() == type);
+  FV_CHECK(number && (type == ScalarType::Float || type == ScalarType::Double), op,
+           "expected grad and differences of one dtype, float32 or float64, and a number for grad");
+  if (grad) check_same_device(op, "grad", *grad, "features", features[0]);
   check_same_device(op, "differences", differences, "features", features[0]);
   return flows;
 }
 
-// A layer whose gradient is wanted, with pointers to its differences and to the gradient of the loss where they lie.
+// A layer whose gradient is wanted, with pointers to its differences and to the gradient of the loss, if there is one,
+// where they lie.
 template <class G>
 struct LayerFlow {
   Params p;
@@ -118,7 +122,7 @@ struct LayerFlow {
 
 // style_loss_backward: to_features(op, std::vector<LayerFlow<G>>) of `layers`
 template <class ToFeatures>
-std::vector<Tensor> gradients_of_layers(const Tensor& grad, const Tensor& differences,
+std::vector<Tensor> gradients_of_layers(const std::optional<Tensor>& grad, const Tensor& differences,
                                         const std::vector<Tensor>& features, const std::vector<double>& weights,
                                         const std::vector<int64_t>& divisors, const std::vector<int64_t>& layers,
                                         const ToFeatures& to_features) {
@@ -128,7 +132,7 @@ std::vector<Tensor> gradients_of_layers(const Tensor& grad, const Tensor& differ
   std::vector<Tensor> out;
   dispatch_geometry(differences.scalar_type(), [&](auto t) {
     using G = typename decltype(t)::type;
-    const G *difference = flat.const_data_ptr<G>(), *above = grad.const_data_ptr<G>();
+    const G *difference = flat.const_data_ptr<G>(), *above = grad ? grad->const_data_ptr<G>() : nullptr;
     std::vector<LayerFlow<G>> wanted;
     wanted.reserve(layers.size());
     for (const int64_t l : layers) {
@@ -138,6 +142,19 @@ std::vector<Tensor> gradients_of_layers(const Tensor& grad, const Tensor& differ
     out = to_features(kOp, wanted);
   });
   return out;
+}
+
+// style_loss_scale_: gradients of one dtype, float32 or float64, each dense in some order, and a number.
+inline ScalarType check_scaled(const char* op, const std::vector<Tensor>& gradients, const Tensor& factor) {
+  const ScalarType type = factor.scalar_type();
+  FV_CHECK(factor.numel() == 1 && (type == ScalarType::Float || type == ScalarType::Double), op,
+           "expected a number for factor, float32 or float64");
+  for (const Tensor& gradient : gradients) {
+    FV_CHECK(gradient.scalar_type() == type && (gradient.is_contiguous() || is_channels_last(gradient)), op,
+             "expected dense gradients of the dtype of factor");
+    check_same_device(op, "gradients", gradient, "factor", factor);
+  }
+  return type;
 }
 
 // float64 if any layer is.

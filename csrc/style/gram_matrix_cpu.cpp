@@ -125,17 +125,34 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   return {loss, differences};
 }
 
-std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differences, std::vector<Tensor> features,
-                                        std::vector<double> weights, std::vector<int64_t> divisors,
-                                        std::vector<int64_t> layers) {
-  return gradients_of_layers(grad, differences, features, weights, divisors, layers,
-                             [](const char* op, const auto& flows) {
-                               std::vector<Tensor> out;
-                               for (const auto& [p, f, difference, above, scale] : flows) {
-                                 out.push_back(to_features(op, p, difference, f, double(*above) * scale));
-                               }
-                               return out;
-                             });
+std::vector<Tensor> style_loss_backward(std::optional<Tensor> grad, const Tensor& differences,
+                                        std::vector<Tensor> features, std::vector<double> weights,
+                                        std::vector<int64_t> divisors, std::vector<int64_t> layers) {
+  return gradients_of_layers(
+      grad, differences, features, weights, divisors, layers, [](const char* op, const auto& flows) {
+        std::vector<Tensor> out;
+        for (const auto& [p, f, difference, above, scale] : flows) {
+          out.push_back(to_features(op, p, difference, f, above ? double(*above) * scale : scale));
+        }
+        return out;
+      });
+}
+
+void style_loss_scale_(std::vector<Tensor> gradients, const Tensor& factor) {
+  constexpr int64_t kGrain = 1 << 15;
+  dispatch_geometry(check_scaled("style_loss_scale_", gradients, factor), [&](auto t) {
+    using T = typename decltype(t)::type;
+    const T by = *factor.const_data_ptr<T>();
+    if (by == T(1)) return;
+    for (const Tensor& gradient : gradients) {
+      T* numbers = gradient.mutable_data_ptr<T>();
+      parallel_for(gradient.numel(), kGrain, [&](int64_t begin, int64_t end) {
+        vectorized([&]() __attribute__((always_inline)) {
+          for (int64_t i = begin; i < end; ++i) numbers[i] *= by;
+        });
+      });
+    }
+  });
 }
 
 }  // namespace
@@ -146,4 +163,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
   m.impl("gram_matrix_backward", TORCH_BOX(&fastvision::gram_matrix::gram_matrix_backward));
   m.impl("style_loss", TORCH_BOX(&fastvision::gram_matrix::style_loss));
   m.impl("style_loss_backward", TORCH_BOX(&fastvision::gram_matrix::style_loss_backward));
+  m.impl("style_loss_scale_", TORCH_BOX(&fastvision::gram_matrix::style_loss_scale_));
 }

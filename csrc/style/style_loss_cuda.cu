@@ -1,4 +1,5 @@
-// style_loss on CUDA: two launches for up to kMostLayers layers and two for their gradients, with nothing read back.
+// style_loss on CUDA: two launches for up to kMostLayers layers, two for their gradients and one to scale them, with
+// nothing read back.
 #include "style/gram_matrix.cuh"
 #include "style/gram_matrix_backward.cuh"
 
@@ -142,9 +143,9 @@ std::tuple<Tensor, Tensor> style_loss(std::vector<Tensor> features, std::vector<
   return {loss, differences};
 }
 
-std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differences, std::vector<Tensor> features,
-                                        std::vector<double> weights, std::vector<int64_t> divisors,
-                                        std::vector<int64_t> layers) {
+std::vector<Tensor> style_loss_backward(std::optional<Tensor> grad, const Tensor& differences,
+                                        std::vector<Tensor> features, std::vector<double> weights,
+                                        std::vector<int64_t> divisors, std::vector<int64_t> layers) {
   return gradients_of_layers(
       grad, differences, features, weights, divisors, layers,
       []<class G>(const char* op, const std::vector<LayerFlow<G>>& flows) {
@@ -156,10 +157,71 @@ std::vector<Tensor> style_loss_backward(const Tensor& grad, const Tensor& differ
       });
 }
 
+constexpr int kPacksOfThread = 16;
+
+template <class T>
+using ScaledPack = Pack<T, 16 / int(sizeof(T))>;
+
+// Blocks go through the gradients one after the other.
+template <class T>
+struct Scaled {
+  static constexpr int64_t kNumbersOfBlock = kReducers * kPacksOfThread * (16 / int(sizeof(T)));
+
+  const T* factor;
+  int64_t count;
+  int64_t first_block[kMostLayers + 1], size[kMostLayers];
+  T* numbers[kMostLayers];  // on 16 bytes
+
+  void add(const char* op, const Tensor& gradient) {
+    size[count] = gradient.numel(), numbers[count] = gradient.mutable_data_ptr<T>();
+    FV_CHECK(reinterpret_cast<uintptr_t>(numbers[count]) % 16 == 0, op, "expected gradients that begin on 16 bytes");
+    first_block[count + 1] = first_block[count] + ceil_div(size[count], kNumbersOfBlock);
+    ++count;
+  }
+};
+
+// numbers *= factor; a loss that nothing came after has the factor 1, and nothing is read.
+template <class T>
+__global__ void __launch_bounds__(kReducers) scale(const __grid_constant__ Scaled<T> scaled) {
+  constexpr int kPack = 16 / int(sizeof(T));
+  const T factor = *scaled.factor;
+  if (factor == T(1)) return;
+  int64_t l = 0;
+  while (int64_t(blockIdx.x) >= scaled.first_block[l + 1]) ++l;
+  T* numbers = scaled.numbers[l];
+  const int64_t size = scaled.size[l], first = (blockIdx.x - scaled.first_block[l]) * Scaled<T>::kNumbersOfBlock;
+#pragma unroll 4
+  for (int k = 0; k < kPacksOfThread; ++k) {
+    const int64_t i = first + (int64_t(k) * kReducers + threadIdx.x) * kPack;
+    if (i + kPack <= size) {
+      ScaledPack<T>& pack = *reinterpret_cast<ScaledPack<T>*>(numbers + i);
+      ScaledPack<T> product = pack;
+      for (int j = 0; j < kPack; ++j) product.of[j] *= factor;
+      pack = product;
+    } else {
+      for (int64_t j = i; j < size; ++j) numbers[j] *= factor;
+    }
+  }
+}
+
+void style_loss_scale_(std::vector<Tensor> gradients, const Tensor& factor) {
+  constexpr const char* kOp = "style_loss_scale_";
+  dispatch_geometry(check_scaled(kOp, gradients, factor), [&](auto t) {
+    using T = typename decltype(t)::type;
+    for (size_t first = 0; first < gradients.size(); first += kMostLayers) {
+      Scaled<T> scaled{factor.const_data_ptr<T>(), 0, {}, {}, {}};
+      const size_t last = std::min(first + kMostLayers, gradients.size());
+      for (size_t l = first; l < last; ++l) scaled.add(kOp, gradients[l]);
+      launch(kOp, &scale<T>, {blocks_for(scaled.first_block[scaled.count], 1), kReducers}, factor, scaled);
+    }
+  });
+}
+
 }  // namespace
 }  // namespace fastvision::gram_matrix
 
 FV_CUDA_LIBRARY(m) {
   m.impl("style_loss", TORCH_BOX(&fastvision::gram_matrix::style_loss));
   m.impl("style_loss_backward", TORCH_BOX(&fastvision::gram_matrix::style_loss_backward));
+  m.impl("style_loss_scale_", TORCH_BOX(&fastvision::gram_matrix::style_loss_scale_));
 }

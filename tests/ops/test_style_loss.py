@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -14,7 +15,19 @@ from fastvision import _library, ops
 from fastvision.testing import data
 
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to compare")
+_module = sys.modules["fastvision.ops.style.style_loss"]
 NORMALIZE = pytest.mark.parametrize("normalize", ["chw", "hw", "none"])
+
+
+@pytest.fixture(params=["ahead", "after"], autouse=True)
+def both_ways_to_gradients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients are computed with the loss on a GPU, after it elsewhere, and both work on both."""
+    monkeypatch.setattr(_module, "_ahead_pays", alike if request.param == "ahead" else lambda *_: False)
+
+
+def alike(features: list[Tensor], targets: list[Tensor]) -> bool:
+    one_dtype = {f.dtype for f in features} in ({torch.float32}, {torch.float64})
+    return one_dtype and not any(t.requires_grad for t in targets)
 
 
 def layers(device: torch.device, *channels: int, batch: int = 2, dtype: torch.dtype = torch.float32) -> Any:
@@ -102,6 +115,76 @@ def test_backward_twice_and_of_targets_alone(device: torch.device) -> None:
     (again,) = torch.autograd.grad(sum(f.sum() for f in firsts), wanted[:1])
     # of |gram - target|^2, the mean over two images where they share a target
     torch.testing.assert_close(again, torch.full_like(again, 2.0))
+
+
+def test_what_comes_after_the_loss(device: torch.device) -> None:
+    """The gradient of the loss is a number like any other; zero, infinite, of each time its own."""
+    features, targets = layers(device, 6, 11, 70)
+    features[1] = features[1].to(memory_format=torch.channels_last)
+    leaves = [t.requires_grad_() for t in features]
+    ones = torch.autograd.grad(ops.style_loss(leaves, targets), leaves)
+    loss = ops.style_loss(leaves, targets)
+    for factor in (-3.0, 1.0, 0.0, 2.0**-20):
+        scaled = torch.autograd.grad(loss * factor, leaves, retain_graph=True)
+        for s, one in zip(scaled, ones, strict=True):
+            wanted = one * factor
+            torch.testing.assert_close(s, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
+            assert s.stride() == one.stride()
+    (infinite,) = torch.autograd.grad(loss * float("inf"), leaves[:1])
+    assert not infinite.isfinite().any()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+    total = ops.style_loss(leaves, targets) * 0.5 + leaves[0].sum()
+    total.backward()
+    torch.testing.assert_close(leaves[0].grad, ones[0] * 0.5 + 1)
+    torch.testing.assert_close(leaves[2].grad, ones[2] * 0.5)
+
+
+def test_one_map_as_several_layers(device: torch.device) -> None:
+    (feature,), (target,) = layers(device, 6)
+    leaf = feature.requires_grad_()
+    loss = ops.style_loss([leaf, leaf], [target, target.mT * 2])
+    expected = ops.style_loss.reference([leaf, leaf], [target, target.mT * 2])
+    for _ in range(2):
+        grads = [torch.autograd.grad(x, leaf, retain_graph=True)[0] for x in (loss, expected)]
+        torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-7)
+
+
+def test_a_batch_of_gradients(device: torch.device) -> None:
+    features, targets = layers(device, 6, 11)
+    leaves = [t.requires_grad_() for t in features]
+    loss = ops.style_loss(leaves, targets)
+    many = torch.autograd.grad(loss, leaves, torch.tensor([1.0, -2.0], device=device), is_grads_batched=True)
+    once = torch.autograd.grad(ops.style_loss(leaves, targets), leaves)
+    for batch, one in zip(many, once, strict=True):
+        torch.testing.assert_close(batch, torch.stack([one, -2 * one]), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "factor", "message"),
+    [
+        ([torch.zeros(1, 2, 3, 4)], torch.ones(2), "a number for factor, float32 or float64"),
+        ([torch.zeros(1, 2, 3, 4).half()], torch.ones(()).half(), "a number for factor, float32 or float64"),
+        ([torch.zeros(1, 2, 3, 4).double()], torch.ones(()), "dense gradients of the dtype of factor"),
+        ([torch.zeros(1, 2, 3, 8)[..., ::2]], torch.ones(()), "dense gradients of the dtype of factor"),
+    ],
+)
+def test_what_is_not_scaled(gradients: list[Tensor], factor: Tensor, message: str, device: torch.device) -> None:
+    given = [torch.empty_strided(g.shape, g.stride(), dtype=g.dtype, device=device) for g in gradients]
+    with pytest.raises(ValueError, match=f"style_loss_scale_: expected {message}"):
+        torch.ops.fastvision.style_loss_scale_(given, factor.to(device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_gradients_than_a_launch_takes(dtype: torch.dtype, device: torch.device) -> None:
+    """Sizes around those of a pack and of a block."""
+    sizes = [0, 1, 3, 4, 5, 1023, 16383, 16384, 16385, 40000, *range(20)]
+    plain = [torch.rand(1, 1, 1, size, dtype=dtype).to(device) for size in sizes]
+    scaled = [p.clone() for p in plain]
+    factor = torch.full((), 0.3, dtype=dtype, device=device)
+    torch.ops.fastvision.style_loss_scale_(scaled, factor)
+    assert all(torch.equal(s, p * factor) for s, p in zip(scaled, plain, strict=True))
+    torch.library.opcheck(torch.ops.fastvision.style_loss_scale_.default, (scaled[:5], factor))
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float16, torch.float64), (torch.float16, torch.bfloat16)], ids=str)

@@ -88,7 +88,7 @@ CASES = (
     OpCase(
         "style_loss",
         ops.style_loss,
-        ("style_loss", "style_loss_backward"),
+        ("style_loss", "style_loss_backward", "style_loss_scale_"),
         _loss_samples,
         _loss_work,
         gradient_samples=_loss_gradients,
