@@ -59,7 +59,7 @@ void run(const Call<S>& call) {
   const Line y(p.y), x(p.x);
   const int64_t chunks = ceil_div(p.group_outputs(), int64_t(kOutputs));
   const int64_t columns = ceil_div(p.x.out + p.x.padding % kColumns, int64_t(kColumns));
-  const int64_t items = y.stride * ceil_div(p.y.positions(), int64_t(kRows<kColumns>));
+  const int64_t heights = ceil_div(p.y.positions(), int64_t(kRows<kColumns>));
   const bool aligned = !kChannelsLast && p.x.out % kColumns == 0 && p.x.padding % kColumns == 0;
   const Steps in(call.input), out(call.output);
   const Work work{y,
@@ -69,19 +69,24 @@ void run(const Call<S>& call) {
                   int(p.groups),
                   int(chunks),
                   int(columns),
-                  int(items),
+                  int(heights),
                   in,
                   out,
                   call.steps,
                   aligned};
-  const int64_t threads = columns * items * (kChannelsLast ? chunks * p.groups : 1);
+  const int64_t parts = chunks * p.groups, threads = columns * heights * y.stride * (kChannelsLast ? parts : 1);
   FV_CHECK(threads <= UINT32_MAX, kOp, "expected an image of fewer outputs on CUDA, got ", shape_of(call.output));
-  const unsigned blocks = blocks_for(threads, kThreads);
+  LaunchShape shape{blocks_for(threads, kThreads), kThreads};
+  if (kByWarps<kOutputs, kChannelsLast>) {
+    const int64_t blocks = ceil_div(heights, int64_t(kMostWarps)), warps = ceil_div(heights, blocks);
+    shape = {blocks_for(parts * columns, kWarp) * unsigned(blocks * y.stride), unsigned(kWarp * warps)};
+  } else if (!kChannelsLast) {
+    shape.grid.y = blocks_for(parts, 1);
+  }
   constexpr int64_t kMostImages = 65535;  // along z
   for (int64_t n = 0; n < p.batch; n += kMostImages) {
-    const unsigned images = unsigned(std::min(kMostImages, p.batch - n));
-    const dim3 grid(blocks, kChannelsLast ? 1 : blocks_for(chunks * p.groups, 1), images);
-    launch(kOp, &gather<T, S, kOutputs, kColumns, kChannelsLast>, {grid, kThreads}, call.input, work,
+    shape.grid.z = unsigned(std::min(kMostImages, p.batch - n));
+    launch(kOp, &gather<T, S, kOutputs, kColumns, kChannelsLast>, shape, call.input, work,
            call.input.template const_data_ptr<S>() + n * in.n, call.weight, call.bias, Activation<T>{T(call.slope)},
            call.output.template mutable_data_ptr<S>() + n * out.n);
   }

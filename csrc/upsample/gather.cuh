@@ -16,6 +16,7 @@
 namespace fastvision::conv_transpose2d {
 
 constexpr int kThreads = 128;
+constexpr int kWarp = 32, kMostWarps = 8;
 constexpr int kMany = 4;  // output channels or columns of a thread where it has more than one
 
 template <int kColumns>
@@ -75,7 +76,7 @@ struct Work {
   int channels, outputs, groups;  // the first two of a group
   int chunks;                     // of outputs of a group that a thread has
   int columns;                    // threads of a row, of one chunk
-  int items;                      // some rows of a phase, for each phase
+  int heights;                    // threads of the rows of a phase, kRows each
   Steps in, out;
   WeightSteps weight;
   bool aligned;  // outputs of four columns, which can be written at once
@@ -101,25 +102,57 @@ struct Taps {
   }
 };
 
+// What a thread computes.
+struct Place {
+  int chunk;  // of all groups
+  int column, phase, height;
+  bool any;
+};
+
 // Blocks along x cover columns and then rows (channels_last: chunks of outputs before both, so that neighbouring
-// threads write neighbouring numbers either way); along y the chunks, along z the images.
-template <class T, class S, int kOutputs, int kColumns, bool kChannelsLast>
-__global__ void __launch_bounds__(kThreads)
-    gather(const __grid_constant__ Work work, const S* __restrict__ input, const S* __restrict__ weight,
-           const S* __restrict__ bias, Activation<T> activation, S* __restrict__ output) {
-  constexpr int kHeight = kRows<kColumns>;
-  const Line &y = work.y, &x = work.x;
+// threads write neighbouring numbers either way); along y the chunks.
+template <bool kChannelsLast>
+FV_DEVICE Place place_of_thread(const Work& work) {
   unsigned place = blockIdx.x * kThreads + threadIdx.x, chunk = blockIdx.y;
   if (kChannelsLast) {
     const unsigned chunks = unsigned(work.chunks) * unsigned(work.groups);
     chunk = place % chunks, place /= chunks;
   }
   const int item = int(place / unsigned(work.columns)), column = int(place % unsigned(work.columns));
-  if (item >= work.items) return;
+  return {int(chunk), column, item % work.y.stride, item / work.y.stride, item < work.heights * work.y.stride};
+}
+
+template <int kOutputs, bool kChannelsLast>
+inline constexpr bool kByWarps = kChannelsLast && kOutputs > 1;
+
+// Many outputs in channels_last: a warp has chunks of outputs, and columns, that are written side by side, and the
+// other warps of the block have other rows of the same phase. They read the same weights, which strides of 32 have so
+// many of that reading them from L2 is most of what there is to wait for.
+FV_DEVICE Place place_of_warp(const Work& work) {
+  const unsigned chunks = unsigned(work.chunks) * unsigned(work.groups), warps = blockDim.x / kWarp;
+  const unsigned tiles = ceil_div(chunks * unsigned(work.columns), unsigned(kWarp));
+  const unsigned blocks = ceil_div(unsigned(work.heights), warps);  // of a phase
+  const unsigned tile = blockIdx.x % tiles, rest = blockIdx.x / tiles;
+  const unsigned pair = tile * kWarp + threadIdx.x % kWarp, column = pair / chunks;
+  const int height = int(rest % blocks * warps + threadIdx.x / kWarp);
+  const bool any = int(column) < work.columns && height < work.heights;
+  return {int(pair - column * chunks), int(column), int(rest / blocks), height, any};
+}
+
+// Images along z.
+template <class T, class S, int kOutputs, int kColumns, bool kChannelsLast>
+__global__ void __launch_bounds__(kByWarps<kOutputs, kChannelsLast> ? kMostWarps * kWarp : kThreads)
+    gather(const __grid_constant__ Work work, const S* __restrict__ input, const S* __restrict__ weight,
+           const S* __restrict__ bias, Activation<T> activation, S* __restrict__ output) {
+  constexpr int kHeight = kRows<kColumns>;
+  const auto [chunk, column, phase, height, any] =
+      kByWarps<kOutputs, kChannelsLast> ? place_of_warp(work) : place_of_thread<kChannelsLast>(work);
+  if (!any) return;
+  const Line &y = work.y, &x = work.x;
+  const int position = height * kHeight;
   const int from = column * kColumns + x.padding / kColumns * kColumns;  // behind the start of the padded output
   const int left = from - x.padding;
-  const int group = int(chunk / unsigned(work.chunks)), part = int(chunk % unsigned(work.chunks));
-  const int phase = item % y.stride, position = item / y.stride * kHeight;
+  const int group = int(unsigned(chunk) / unsigned(work.chunks)), part = int(unsigned(chunk) % unsigned(work.chunks));
   const S* image = input + blockIdx.z * work.in.n + int64_t(group) * work.channels * work.in.c;
   const S* taps = weight + group * work.weight.group + part * work.weight.chunk;
   T sums[kHeight][kColumns][kOutputs] = {};
