@@ -31,3 +31,10 @@ def product(features: Tensor) -> Tensor:
 def divisor(features: Tensor, normalize: str) -> int:
     pixels = features[0, 0].numel()
     return {"chw": features.shape[1] * pixels, "hw": pixels, "none": 1}[normalize]
+
+
+def layers(device: torch.device, *channels: int, batch: int = 2, dtype: torch.dtype = torch.float32) -> Any:
+    """Features of some layers, and the Gram matrices of others, of one image where the layer is even."""
+    features = [data.feature_map(batch, c, 5 + c % 3, 7, seed=c).to(device, dtype) for c in channels]
+    targets = [product(f.flip(-3))[0 if i % 2 == 0 else slice(None)] for i, f in enumerate(features)]
+    return features, [(t / f[0].numel()).to(dtype) for f, t in zip(features, targets, strict=True)]

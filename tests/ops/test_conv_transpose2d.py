@@ -136,6 +136,19 @@ def test_vectors_of_channels(channels: int, dtype: torch.dtype, slope: float, de
         torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("height", [1, 9, 70, 133])
+def test_many_outputs_of_many_rows(height: int, device: torch.device) -> None:
+    """On CUDA the warps of a block have 8 rows of a phase each, and there are up to 8 of them."""
+    g = torch.Generator().manual_seed(height)
+    x = torch.randn(2, 6, height, 5, generator=g).to(device, memory_format=torch.channels_last)
+    for outputs, stride, groups in ((7, 2, 1), (5, 3, 2), (2, 1, 3)):
+        weight = torch.randn(6, outputs, 3, 4, generator=g).to(device)
+        geometry = (stride, stride, 1, 0, 0, 0, 1, 1, groups)
+        actual = torch.ops.fastvision.conv_transpose2d(x, weight, None, geometry, 1.0)
+        expected = F.conv_transpose2d(x.double(), weight.double(), None, stride, (1, 0), 0, groups)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("slope", [1.0, 0.1])

@@ -45,7 +45,8 @@ def style_loss(
             do not fit, an unknown ``normalize``.
 
     Complexity:
-        ``O(sum_l B C_l^2 H_l W_l)``, forward and backward each.
+        ``O(sum_l B C_l^2 H_l W_l)``, forward and backward each. On a GPU the gradients of float32 and float64 features
+        that want one are computed with the loss, and kept until its backward.
 
     Reference:
         Johnson et al. 2016, eq. 4: ``normalize="chw"``; Gatys, Ecker & Bethge 2016, eq. 4 and 5, take a quarter of it.
