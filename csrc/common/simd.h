@@ -28,6 +28,20 @@ struct Register {
 
 namespace simd_detail {
 
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+// float16 by the processors that have registers of 32 bytes or more. An instruction spelled out: GCC 12 converts
+// vectors of _Float16 one by one, and an intrinsic is of one instruction set, which what inlines this is compiled for
+// but this is not. Clang checks the size of a register here already.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+inline constexpr bool kConvertsHalf = true;
+#define FV_CONVERT_HALF(...) asm(__VA_ARGS__)
+#else
+inline constexpr bool kConvertsHalf = false;
+#define FV_CONVERT_HALF(...)
+#endif
+
 // float16 or bfloat16 numbers in float32. Conversions one by one come to the same where the compiler finds out, as it
 // does for a whole Vector.
 template <class S, int kBytes>
@@ -36,21 +50,40 @@ template <class S, int kBytes>
   using Bits = typename Register<uint32_t, kBytes>::Raw;
   using Integers = typename Register<int32_t, kBytes>::Raw;
   using Floats = typename Register<float, kBytes>::Raw;
-  const Bits bits = __builtin_convertvector(*reinterpret_cast<const Narrow*>(source), Bits);
-  if constexpr (std::is_same_v<S, torch::headeronly::BFloat16>) {
-    return Floats(bits << 16);
+  static_assert(std::is_same_v<S, Half> || std::is_same_v<S, BFloat16>);
+  if constexpr (std::is_same_v<S, Half> && kConvertsHalf && kBytes >= 32) {
+    Floats value{};
+    FV_CONVERT_HALF("vcvtph2ps %1, %0" : "=v"(value) : "m"(*reinterpret_cast<const Narrow*>(source)));
+    return value;
   } else {
-    static_assert(std::is_same_v<S, torch::headeronly::Half>);
-    constexpr uint32_t kBias = (127 - 15) << 23;  // between the exponents of the two, which have 8 and 5 bits
-    const Bits sign = (bits & 0x8000) << 16, magnitude = bits & 0x7fff;
-    const Bits normal = (magnitude << 13) + kBias;
-    const Floats subnormal = __builtin_convertvector(Integers(magnitude), Floats) * 0x1p-24f;
-    const Bits finite = magnitude < 0x400 ? Bits(subnormal) : normal;
-    return Floats(sign | (magnitude >= 0x7c00 ? normal + kBias : finite));
+    const Bits bits = __builtin_convertvector(*reinterpret_cast<const Narrow*>(source), Bits);
+    if constexpr (std::is_same_v<S, BFloat16>) {
+      return Floats(bits << 16);
+    } else {
+      constexpr uint32_t kBias = (127 - 15) << 23;  // between the exponents of the two, which have 8 and 5 bits
+      const Bits sign = (bits & 0x8000) << 16, magnitude = bits & 0x7fff;
+      const Bits normal = (magnitude << 13) + kBias;
+      const Floats subnormal = __builtin_convertvector(Integers(magnitude), Floats) * 0x1p-24f;
+      const Bits finite = magnitude < 0x400 ? Bits(subnormal) : normal;
+      return Floats(sign | (magnitude >= 0x7c00 ? normal + kBias : finite));
+    }
+  }
+}
+
+// The way back, to the nearest, or even.
+template <int kBytes, class Floats>
+[[gnu::always_inline]] inline void narrow(Floats value, Half* target) {
+  if constexpr (kConvertsHalf && kBytes >= 32) {
+    using Narrow = typename Register<uint16_t, kBytes / 2>::Raw;
+    FV_CONVERT_HALF("vcvtps2ph $0, %1, %0" : "=m"(*reinterpret_cast<Narrow*>(target)) : "v"(value));
+  } else {
+    for (int l = 0; l < kBytes / 4; ++l) target[l] = static_cast<Half>(value[l]);
   }
 }
 
 }  // namespace simd_detail
+
+#undef FV_CONVERT_HALF
 
 // That many numbers side by side, with the arithmetic a weighted sum needs, as registers of kBytes each. Where they are
 // wider than the processor's, sums live in memory; in memory all are the same, see `as`.
@@ -88,6 +121,12 @@ struct [[gnu::may_alias]] Vector {  // as other vectors, see `as`
       static_assert(std::is_same_v<T, float>);
       return simd_detail::widened<S, kBytes>(source);
     }
+  }
+
+  // The way back to float16.
+  [[gnu::always_inline]] static void store_part(torch::headeronly::Half* target, Part value) {
+    static_assert(std::is_same_v<T, float>);
+    simd_detail::narrow<kBytes>(value, target);
   }
 
   template <class S>

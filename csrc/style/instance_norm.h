@@ -81,8 +81,9 @@ FV_HOST_DEVICE GradientLine<T> gradient_line_of(const GradientSums& sums, double
   return {T(-slope), T(slope * (mean - double(T(mean))) - sums.grad / double(count))};
 }
 
-template <class T>
-FV_HOST_DEVICE T gradient_at(T flowing, T deviation, T scale, T by_deviation, T constant) {
+// V: T, or several side by side.
+template <class V>
+FV_HOST_DEVICE_ALWAYS V gradient_at(V flowing, V deviation, V scale, V by_deviation, V constant) {
   return scale * (flowing + (by_deviation * deviation + constant));
 }
 

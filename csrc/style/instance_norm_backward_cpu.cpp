@@ -38,6 +38,12 @@ template <int kBytes, class T, class S>
 template <class T>
 struct GradientLines {
   T by_deviation[kLanes], constant[kLanes];
+
+  // of the lanes from `lane` on
+  template <class Registers>
+  [[gnu::always_inline]] GradientLine<typename Registers::Part> at(Registers, int64_t lane) const {
+    return {Registers::load_part(by_deviation + lane), Registers::load_part(constant + lane)};
+  }
 };
 
 // sums, mean, rstd: of all planes; plane: the first of the group
@@ -55,23 +61,24 @@ template <class T>
   return lines;
 }
 
-// map, grad, out: pixel 0 of a chunk
-template <class T, class S>
-[[gnu::always_inline]] inline void differentiate(const S* map, const S* grad, int64_t pixels, int64_t channels,
-                                                 const Tile& tile, const Lines<T>& lines,
+// map, grad, out: pixel 0 of a chunk.
+template <int kBytes, class T, class S>
+[[gnu::always_inline]] inline void differentiate(RegisterBytes<kBytes>, const S* map, const S* grad, int64_t pixels,
+                                                 int64_t channels, const Tile& tile, const Lines<T>& lines,
                                                  const GradientLines<T>& gradient, T slope, S* out) {
   map += tile.first, grad += tile.first, out += tile.first;
   for_each_row(pixels, channels, tile, [&](int64_t first, int64_t values, auto lane) __attribute__((always_inline)) {
     const S* __restrict x = map + first, * __restrict g = grad + first;
     S* __restrict y = out + first;
     style::prefetch_ahead(y, values);
-    for (int64_t e = 0; e < values; ++e) {
-      const int64_t l = lane(e);
-      const T value = static_cast<T>(x[e]), z = line_at(value, lines.mean[l], lines.scale[l], lines.shift[l]);
-      const T flowing = activated(z, static_cast<T>(g[e]), slope);
-      y[e] = static_cast<S>(
-          gradient_at(flowing, value - lines.mean[l], lines.scale[l], gradient.by_deviation[l], gradient.constant[l]));
-    }
+    const auto at = [&](auto registers, int64_t e) __attribute__((always_inline)) {
+      const auto line = lines.at(registers, lane(e));
+      const auto to = gradient.at(registers, lane(e));
+      const auto value = registers.load_part(x + e), z = line_at(value, line.mean, line.scale, line.shift);
+      const auto flowing = activated(z, registers.load_part(g + e), slope);
+      return gradient_at(flowing, value - line.mean, line.scale, to.by_deviation, to.constant);
+    };
+    style::write_row<T, kBytes>(values, at, y);
   });
 }
 
@@ -111,12 +118,12 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
       },
       [&](int64_t g, int64_t chunk) {
         const int64_t first = groups.first_pixel(chunk) * channels;
-        vectorized([&]() __attribute__((always_inline)) {
+        vectorized([&](auto bytes) __attribute__((always_inline)) {
           style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
             const GradientLines<T> gradient = gradient_lines_of<T>(g * channels, tile, sums, mean, rstd, groups.pixels);
-            differentiate(in[g] + first, grads[g] + first, groups.pixels_of(chunk), channels, tile, lines, gradient,
-                          slope, out[g] + first);
+            differentiate(bytes, in[g] + first, grads[g] + first, groups.pixels_of(chunk), channels, tile, lines,
+                          gradient, slope, out[g] + first);
           });
         });
       });

@@ -43,20 +43,21 @@ template <class T, int kBytes, class S>
   }
 }
 
-// map, out: pixel 0 of a chunk
-template <class T, class S>
-[[gnu::always_inline]] inline void normalise(const S* map, int64_t pixels, int64_t channels, const Tile& tile,
-                                             const Lines<T>& lines, T slope, S* out) {
+// map, out: pixel 0 of a chunk.
+template <class T, int kBytes, class S>
+[[gnu::always_inline]] inline void normalise(RegisterBytes<kBytes>, const S* map, int64_t pixels, int64_t channels,
+                                             const Tile& tile, const Lines<T>& lines, T slope, S* out) {
   map += tile.first, out += tile.first;
   for_each_row(pixels, channels, tile, [&](int64_t first, int64_t values, auto lane) __attribute__((always_inline)) {
     const S* __restrict x = map + first;
     S* __restrict y = out + first;
     style::prefetch_ahead(y, values);
-    for (int64_t e = 0; e < values; ++e) {
-      const int64_t l = lane(e);
-      const T z = line_at(static_cast<T>(x[e]), lines.mean[l], lines.scale[l], lines.shift[l]);
-      y[e] = static_cast<S>(activated(z, z, slope));
-    }
+    const auto at = [&](auto registers, int64_t e) __attribute__((always_inline)) {
+      const auto line = lines.at(registers, lane(e));
+      const auto z = line_at(registers.load_part(x + e), line.mean, line.scale, line.shift);
+      return activated(z, z, slope);
+    };
+    style::write_row<T, kBytes>(values, at, y);
   });
 }
 
@@ -95,10 +96,10 @@ void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, 
       },
       [&](int64_t g, int64_t chunk) {
         const int64_t first = groups.first_pixel(chunk) * channels;
-        vectorized([&]() __attribute__((always_inline)) {
+        vectorized([&](auto bytes) __attribute__((always_inline)) {
           style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
-            normalise(in[g] + first, groups.pixels_of(chunk), channels, tile, lines, slope, out[g] + first);
+            normalise(bytes, in[g] + first, groups.pixels_of(chunk), channels, tile, lines, slope, out[g] + first);
           });
         });
       });

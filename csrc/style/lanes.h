@@ -85,6 +85,20 @@ struct Single {
   }
 };
 
+// out[e] = at(registers, e): of float16 a register at a time, as compilers convert those in many steps, of others one
+// by one, as they vectorise that better.
+template <class T, int kBytes, class S, class At>
+[[gnu::always_inline]] inline void write_row(int64_t values, const At& at, S* __restrict out) {
+  int64_t e = 0;
+  if constexpr (std::is_same_v<S, torch::headeronly::Half>) {
+    using Registers = Vector<T, kBytes>;
+    for (; e + Registers::kPartLanes <= values; e += Registers::kPartLanes) {
+      Registers::store_part(out + e, at(Registers{}, e));
+    }
+  }
+  for (; e < values; ++e) out[e] = static_cast<S>(at(Single<T>{}, e));
+}
+
 // Sums over `rows` rows, row_step values apart, in kWide neighbouring registers from `lane` on.
 template <class R, int kWide, int kSums, class T, class Line, class Add>
 [[gnu::always_inline]] inline void sum_columns(int64_t rows, int64_t row_step, int64_t lane, T (*sums)[kLanes],
