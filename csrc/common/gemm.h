@@ -12,6 +12,10 @@
 #include <array>
 #include <cstdint>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
 #include "common/simd.h"
 
 namespace fastvision::gemm {
@@ -21,16 +25,21 @@ struct Tile {
   int rows, columns;
 };
 
+// Two bfloat16 numbers that follow each other along k, the earlier in the low bits; aligned as they are.
+struct [[gnu::may_alias, gnu::packed, gnu::aligned(2)]] BFloat16Pair {
+  uint32_t bits;
+};
+
 // No tile of any instruction set is larger.
 constexpr int kMostRows = 8;
 template <class T>
 inline constexpr int kMostColumns = 128 / int(sizeof(T));
 
-template <class T>
+template <class T, class A = T>
 struct Operands {
-  const T* a;  // [depth, rows], rows of `a_step` numbers
+  const A* a;  // [depth, rows], rows of `a_step` numbers
   int64_t a_step;
-  const T* b;  // [depth, columns]
+  const A* b;  // [depth, columns]
   int64_t b_step;
   int64_t depth;
   T* out;  // [rows, columns]
@@ -80,7 +89,45 @@ FV_GEMM_KERNEL(multiply_baseline, 16, __attribute__((noinline)))
 
 #undef FV_GEMM_KERNEL
 
+#if defined(__x86_64__) && defined(__GNUC__)
+template <int kRows, int kVectors>
+__attribute__((target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"),
+               noinline)) void multiply_pairs_avx512(const Operands<float, BFloat16Pair>& o) {
+  __m512 sums[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      sums[r][v] = o.accumulate ? _mm512_loadu_ps(o.out + r * o.out_step + v * 16) : _mm512_setzero_ps();
+    }
+  }
+  const BFloat16Pair *a = o.a, *b = o.b;
+  for (int64_t k = 0; k < o.depth; ++k, a += o.a_step, b += o.b_step) {
+    __m512bh columns[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) columns[v] = (__m512bh)_mm512_loadu_si512(b + v * 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const __m512bh row = (__m512bh)_mm512_set1_epi32(int(a[r].bits));
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], row, columns[v]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(o.out + r * o.out_step + v * 16, sums[r][v]);
+  }
+}
+#endif
+
 }  // namespace detail
+
+// Whether the processor multiplies pairs of bfloat16.
+inline bool multiplies_pairs() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool found = isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+  return found;
+#else
+  return false;
+#endif
+}
 
 // The size of a whole tile on this processor.
 template <class T>
@@ -90,6 +137,19 @@ Tile tile() {
   if (isa() == Isa::kAvx2) return {6, 64 / int(sizeof(T))};
 #endif
   return {4, 32 / int(sizeof(T))};
+}
+
+// A tile of tile<float>().columns columns and 1 to tile<float>().rows rows, where multiplies_pairs(). Each k is two of
+// them, whose products are added in float32, the later first; what is too small for a normal number is zero.
+inline void multiply([[maybe_unused]] int64_t rows, [[maybe_unused]] const Operands<float, BFloat16Pair>& o) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  using namespace detail;
+  static constexpr std::array kKernels{multiply_pairs_avx512<1, 2>, multiply_pairs_avx512<2, 2>,
+                                       multiply_pairs_avx512<3, 2>, multiply_pairs_avx512<4, 2>,
+                                       multiply_pairs_avx512<5, 2>, multiply_pairs_avx512<6, 2>,
+                                       multiply_pairs_avx512<7, 2>, multiply_pairs_avx512<8, 2>};
+  kKernels[size_t(rows - 1)](o);
+#endif
 }
 
 // A tile of tile<T>().columns columns and 1 to tile<T>().rows rows.

@@ -12,7 +12,13 @@ namespace {
 // [B, C, C] in the type of the sums
 template <class T, class S>
 void gram_of(const Params& p, const Tensor& features, double scale, T* out) {
-  if (p.batch * p.channels > 0) multiply_transposed<T, S>(p, features.const_data_ptr<S>(), T(scale), out);
+  if (p.batch * p.channels == 0) return;
+  if constexpr (std::is_same_v<S, BFloat16>) {
+    if (gemm::multiplies_pairs() && (p.channels_last || p.pixels % 2 == 0)) {
+      return multiply_transposed<T, gemm::BFloat16Pair>(p, features.const_data_ptr<S>(), T(scale), out);
+    }
+  }
+  multiply_transposed<T, T>(p, features.const_data_ptr<S>(), T(scale), out);
 }
 
 Tensor gram_matrix(const Tensor& features, int64_t divisor) {

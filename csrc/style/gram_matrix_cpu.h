@@ -16,6 +16,8 @@
 
 namespace fastvision::gram_matrix {
 
+using torch::headeronly::BFloat16;
+
 // so that a thread that is held up leaves the rest to the others
 constexpr int64_t kItemsOfThread = 4, kGradientItemsOfThread = 8;
 
@@ -36,7 +38,7 @@ template <class T, class S>
 [[gnu::always_inline]] inline void pack_channels(const Params& p, const S* image, int64_t first, int64_t count,
                                                  const Panels& panels, T* packed) {
   const int64_t width = panels.width, step = count * width;
-  if (panels.channels % width > 0) std::fill_n(packed + (panels.count() - 1) * step, step, T(0));
+  if (panels.channels % width > 0) std::fill_n(packed + (panels.count() - 1) * step, step, T{});
   if (p.channels_last) {
     const S* pixel = image + first * p.channels;
     for (int64_t k = 0; k < count; ++k, pixel += p.channels) {
@@ -46,6 +48,41 @@ template <class T, class S>
   } else {
     for (int64_t i = 0; i < panels.count(); ++i) {
       transpose(image + i * width * p.pixels + first, p.pixels, panels.of(i), count, packed + i * step, width);
+    }
+  }
+}
+
+typedef uint16_t Bits16 __attribute__((may_alias));
+
+// pairs[i] = low[i] and high[i], or 0 where there is no high; in whole vectors, see `copy`
+[[gnu::always_inline]] inline void interleave(const Bits16* low, const Bits16* high, int64_t count,
+                                              gemm::BFloat16Pair* __restrict pairs) {
+  constexpr int64_t kWhole = 16;
+  int64_t i = 0;
+  for (; i + kWhole <= count && high; i += kWhole) {
+#pragma GCC unroll 16
+    for (int64_t l = 0; l < kWhole; ++l) pairs[i + l].bits = low[i + l] | uint32_t(high[i + l]) << 16;
+  }
+  for (; i < count; ++i) pairs[i].bits = low[i] | (high ? uint32_t(high[i]) << 16 : 0);
+}
+
+// The same of pairs of pixels, [panels][ceil(count / 2)][width], a last pixel with zero. Where channels come first, the
+// pixels of a plane are even in number.
+[[gnu::always_inline]] inline void pack_channels(const Params& p, const BFloat16* image, int64_t first, int64_t count,
+                                                 const Panels& panels, gemm::BFloat16Pair* packed) {
+  const int64_t width = panels.width, pairs = ceil_div(count, int64_t(2)), step = pairs * width;
+  if (!p.channels_last) {
+    const auto planes = reinterpret_cast<const gemm::BFloat16Pair*>(image + first);
+    const Params halved{p.batch, p.channels, p.pixels / 2, false};
+    return pack_channels<gemm::BFloat16Pair>(halved, planes, 0, pairs, panels, packed);
+  }
+  if (panels.channels % width > 0) std::fill_n(packed + (panels.count() - 1) * step, step, gemm::BFloat16Pair{0});
+  for (int64_t k = 0; k < pairs; ++k, packed += width) {
+    const auto pixel = reinterpret_cast<const Bits16*>(image + (first + 2 * k) * p.channels);
+    const bool both = 2 * k + 1 < count;
+    for (int64_t i = 0; i < panels.count(); ++i) {
+      const Bits16* low = pixel + i * width;
+      interleave(low, both ? low + p.channels : nullptr, panels.of(i), packed + i * step);
     }
   }
 }
@@ -81,31 +118,33 @@ void add_chunks(const Params& p, const Panels& panels, int64_t chunks, const T* 
   });
 }
 
-// products (+)= those of panels [begin, end) with the panels before them and themselves, over packed pixels.
-template <class T>
-void add_products(const Panels& panels, int64_t begin, int64_t end, const T* packed, int64_t pixels, bool accumulate,
+// products (+)= those of panels [begin, end) with the panels before them and themselves, over packed pixels, or pairs.
+template <class T, class A>
+void add_products(const Panels& panels, int64_t begin, int64_t end, const A* packed, int64_t pixels, bool accumulate,
                   T* products) {
   const gemm::Tile tile = gemm::tile<T>();
   const int64_t width = panels.width;
   for (int64_t j = 0; j < end; ++j) {
-    const T* b = packed + j * pixels * width;
+    const A* b = packed + j * pixels * width;
     for (int64_t i = std::max(begin, j); i < end; ++i) {
-      const T* a = packed + i * pixels * width;
+      const A* a = packed + i * pixels * width;
       T* product = products + panels.product(i, j);
       int64_t rows = 0;
       for (int64_t r = 0, tiles = ceil_div(panels.of(i), tile.rows); tiles > 0; r += rows, --tiles) {
         rows = ceil_div(panels.of(i) - r, tiles);  // 16 are 6, 5 and 5: small tiles wait for their own sums
-        gemm::multiply<T>(rows, {a + r, width, b, width, pixels, product + r * width, width, accumulate});
+        gemm::multiply(rows,
+                       gemm::Operands<T, A>{a + r, width, b, width, pixels, product + r * width, width, accumulate});
       }
     }
   }
 }
 
-// out[b] [channels, channels] = scale * features[b] features[b]^T
-template <class T, class S>
+// out[b] [channels, channels] = scale * features[b] features[b]^T; A: what is multiplied, T or pairs of bfloat16
+template <class T, class A, class S>
 void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
   const Panels panels{p.channels, gemm::tile<T>().columns};
-  constexpr int64_t kValues = 1 << 16;  // whose panels stay in the cache
+  constexpr int64_t kTogether = std::is_same_v<A, gemm::BFloat16Pair> ? 2 : 1;  // pixels
+  constexpr int64_t kValues = 1 << 16;                                          // whose panels stay in the cache
   const int64_t block = std::clamp<int64_t>(kValues / p.channels / 64 * 64, 64, 1024);
   // a size that does not depend on the number of threads: few channels make light chunks
   const int64_t chunk = std::max<int64_t>(512, (int64_t(1) << 17) / p.channels / 256 * 256);
@@ -121,7 +160,7 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
   const int64_t area = panels.pairs() * panels.width * panels.width;
   Buffer<T> partial(size_t(p.batch * chunks * area));
   parallel_workers(p.batch * chunks * parts, [&](const auto& next) {
-    Buffer<T> packed(size_t(panels.count() * panels.width * block));
+    Buffer<A> packed(size_t(panels.count() * panels.width * block / kTogether));
     for (int64_t item = next(); item < p.batch * chunks * parts; item = next()) {
       const int64_t part = item % parts, chunk_of_all = item / parts;
       const S* image = features + chunk_of_all / chunks * p.channels * p.pixels;
@@ -134,7 +173,8 @@ void multiply_transposed(const Params& p, const S* features, T scale, T* out) {
         const int64_t count = std::min(block, end - first);
         vectorized(
             [&]() __attribute__((always_inline)) { pack_channels(p, image, first, count, needed, packed.data()); });
-        add_products(panels, first_panel, last_panel, packed.data(), count, first > begin, products);
+        add_products(panels, first_panel, last_panel, packed.data(), ceil_div(count, kTogether), first > begin,
+                     products);
       }
     }
   });

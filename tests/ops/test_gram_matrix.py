@@ -48,6 +48,24 @@ def test_other_dtypes(dtype: torch.dtype, layout: Any, device: torch.device) -> 
     torch.testing.assert_close(gram.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+@LAYOUTS
+@pytest.mark.parametrize(
+    "size", [(2, 5, 1, 1), (1, 33, 3, 3), (2, 17, 4, 5), (1, 70, 31, 45), (1, 96, 40, 64)], ids=str
+)
+def test_pixels_of_bfloat16_in_pairs(size: tuple[int, ...], layout: Any, device: torch.device) -> None:
+    """Some processors multiply two at once: of odd planes one is left over, and a view may begin at any number."""
+    b, c, h, w = size
+    numbers = torch.randn(b * c * h * w + 1, generator=data.generator(c)).bfloat16().to(device)[1:]
+    features = numbers.view(size) if layout == torch.contiguous_format else numbers.view(b, h, w, c).permute(0, 3, 1, 2)
+    targets = torch.zeros(c, c, device=device, dtype=torch.float64)
+    exact = product(features.double())
+    torch.testing.assert_close(
+        ops.gram_matrix(features, "none").double(), exact, rtol=2**-8, atol=1e-5 * exact.abs().max().item()
+    )
+    loss = ops.style_loss([features], [targets], normalize="none")
+    torch.testing.assert_close(loss.double(), exact.square().sum() / b, rtol=1e-5, atol=0)
+
+
 @NORMALIZE
 def test_without_a_batch(normalize: Any, device: torch.device) -> None:
     features = data.feature_map(1, 6, 5, 7).to(device)
