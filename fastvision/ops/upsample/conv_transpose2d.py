@@ -11,17 +11,11 @@ from torch.compiler import is_compiling
 
 from fastvision import reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
+from fastvision.ops._autocast import is_any_autocast_enabled
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, Plan, plan, remembered_plan
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
 from fastvision.reference.upsample.pair import to_pair
-
-# one question without arguments where torch has it: naming the device costs 1 % of a layer of 0.2 ms
-_is_any_autocast_enabled = getattr(
-    torch._C,
-    "_is_any_autocast_enabled",
-    lambda: torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
-)
 
 
 @with_reference(reference.upsample.conv_transpose2d)
@@ -76,7 +70,7 @@ def conv_transpose2d(
         # as little as can be before a kernel has its turn: after a layer of 0.2 ms each line of Python finds cold
         # caches, and on a GPU a small layer takes less than 15 us
         planned = remembered_plan(input, weight, stride, padding, output_padding, groups, dilation)
-        if planned.always_torch or not _is_any_autocast_enabled():
+        if planned.always_torch or not is_any_autocast_enabled():
             if planned.kernel == "torch" and activation is None:
                 try:
                     return torch.conv_transpose2d(

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
+from fastvision.ops._autocast import without_autocast
 from fastvision.ops.upsample.conv_transpose2d import conv_transpose2d
-
-
-def _without_autocast(input: Tensor) -> AbstractContextManager[Any]:
-    # as conv_transpose2d asks for it; whether a device knows autocast is a question torch 2.11 cannot compile
-    return torch.autocast("cuda" if input.is_cuda else "cpu", enabled=False)
 
 
 @with_reference(reference.upsample.nearest_upsample)
@@ -42,7 +35,7 @@ def nearest_upsample(input: Tensor, factor: int) -> Tensor:
     if input.numel() == 0:
         return reference.upsample.nearest_upsample(input, factor)
     height, width = input.shape[2:]
-    with _without_autocast(input):  # or it would be float32 on CUDA
+    with without_autocast(input):  # or it would be float32 on CUDA
         return torch.nn.functional.interpolate(input, (height * factor, width * factor), mode="nearest")
 
 
@@ -71,5 +64,5 @@ def bed_of_nails_upsample(input: Tensor, factor: int) -> Tensor:
     if input.numel() == 0:
         return reference.upsample.bed_of_nails_upsample(input, factor)
     nail = input.new_ones(input.shape[1], 1, 1, 1)
-    with _without_autocast(input):  # numbers are moved, not computed with
+    with without_autocast(input):  # numbers are moved, not computed with
         return conv_transpose2d(input, nail, None, factor, 0, factor - 1, input.shape[1])
