@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <new>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace fastvision {
@@ -80,11 +82,13 @@ struct Equal {
   bool operator()(std::span<const int64_t> a, std::span<const int64_t> b) const { return std::ranges::equal(a, b); }
 };
 
+using Answers = std::unordered_map<std::vector<int64_t>, py::object, Hash, Equal>;
+
 struct Memo {
   py::function function;
   size_t most;
   Tensors tensors;
-  std::unordered_map<std::vector<int64_t>, py::object, Hash, Equal> answers;
+  Answers answers;
 };
 
 bool Key::add(PyObject* argument, const Tensors& tensors) {
@@ -123,6 +127,17 @@ const DLPackExchangeAPI* exchange_of(const py::tuple& tensor_types) {
   return known && found->dltensor_from_py_object_no_sync ? found : nullptr;
 }
 
+// Without memory for it an answer is not remembered: no exception may pass through Python's own frames.
+void remember(Memo& memo, const Key& key, py::object answer) noexcept {
+  try {
+    Answers forgotten;  // dies with its answers once the memo is whole again: their finalizers may come back to it
+    if (memo.answers.size() >= memo.most) forgotten.swap(memo.answers);
+    const auto words = key.words();
+    memo.answers.insert_or_assign({words.begin(), words.end()}, std::move(answer));
+  } catch (const std::bad_alloc&) {
+  }
+}
+
 constexpr const char* kCapsule = "fastvision.memo";
 
 PyObject* recall(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
@@ -135,11 +150,7 @@ PyObject* recall(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
     if (found != memo.answers.end()) return found->second.inc_ref().ptr();
   }
   PyObject* answer = PyObject_Vectorcall(memo.function.ptr(), arguments, count, nullptr);
-  if (known && answer != nullptr) {
-    if (memo.answers.size() >= memo.most) memo.answers.clear();
-    const auto words = key.words();
-    memo.answers.insert_or_assign({words.begin(), words.end()}, py::reinterpret_borrow<py::object>(answer));
-  }
+  if (known && answer != nullptr) remember(memo, key, py::reinterpret_borrow<py::object>(answer));
   return answer;
 }
 

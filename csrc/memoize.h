@@ -11,7 +11,8 @@ namespace fastvision {
 // sequences of them nor None, are answered anew each time.
 //
 // tensor_types: classes whose instances torch's DLPack exchange can read; they are read in 40 ns where their Python
-// attributes take ten times that, of which a layer on a GPU feels each. Without an exchange nothing is remembered.
+// attributes take ten times that, which a layer on a GPU feels. Without an exchange nothing is remembered. Python's
+// garbage collector does not see what is remembered, nor `function`.
 pybind11::object memoize(pybind11::function function, size_t most, pybind11::tuple tensor_types);
 
 }  // namespace fastvision

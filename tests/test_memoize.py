@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastvision import _library
+from fastvision import _library, ops
 from fastvision.ops._memoized import memoized
 
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="what remembers is compiled")
@@ -63,6 +65,8 @@ OTHER: list[tuple[Any, Any]] = [
     (torch.zeros(2, 3, dtype=torch.float16), torch.zeros(2, 3, dtype=torch.bfloat16)),
     (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.float64)),
     (torch.zeros(1, 1).expand(2, 3), torch.zeros(2, 3)),
+    # a dimension of one has a stride too, which says what channels_last is
+    (torch.empty_strided((1, 1, 4, 4), (16, 1, 4, 1)), torch.empty_strided((1, 1, 4, 4), (16, 16, 4, 1))),
     (torch.zeros(()), 0),
     (0, None),
     (1, -1),
@@ -155,6 +159,37 @@ def test_an_error_is_no_answer() -> None:
         with pytest.raises(ValueError, match="3"):
             function(3)
     assert calls == [3, 3]
+
+
+class Finalized:
+    """Comes back to the memo as it dies."""
+
+    memo: Callable[..., Any]
+
+    def __del__(self) -> None:
+        self.memo(1, 2, 3)
+
+
+def test_functions_and_finalizers_that_come_back() -> None:
+    def function(*numbers: int) -> Any:
+        if len(numbers) == 1:
+            memo(*numbers, 0)
+        return Finalized()
+
+    memo = Finalized.memo = memoized(function, 5)
+    for number in range(500):
+        memo(number)
+    assert memo(499) is memo(499)
+    Finalized.memo = lambda *numbers: None
+
+
+def test_traced_sizes_are_not_remembered() -> None:
+    x, indices = torch.rand(1, 2, 3, 5), torch.zeros(1, 2, 3, 5, dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(lambda a, b: ops.max_unpool2d(a, b, 2), (x, indices))
+    remembered = sys.modules["fastvision.ops.upsample.max_unpool2d"]._remembered_size  # type: ignore[attr-defined]
+    assert [type(side) for side in remembered(x, 2, None, 0, None)] == [int, int]
 
 
 def test_it_lets_go() -> None:

@@ -191,7 +191,12 @@ inline Isa detect_isa() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return Isa::kAvx512;
   }
-  return __builtin_cpu_supports("avx2") ? Isa::kAvx2 : Isa::kBaseline;
+#ifdef __clang__  // which does not know the name, and no processor with AVX2 lacks it
+  const bool half = true;
+#else
+  const bool half = __builtin_cpu_supports("f16c");
+#endif
+  return half && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? Isa::kAvx2 : Isa::kBaseline;
 }
 
 inline Isa isa() {

@@ -75,7 +75,8 @@ void run(const Call<S>& call) {
                   call.steps,
                   aligned};
   const int64_t parts = chunks * p.groups, threads = columns * heights * y.stride * (kChannelsLast ? parts : 1);
-  FV_CHECK(threads <= UINT32_MAX, kOp, "expected an image of fewer outputs on CUDA, got ", shape_of(call.output));
+  FV_CHECK(threads <= UINT32_MAX - kWarp, kOp, "expected an image of fewer outputs on CUDA, got ",
+           shape_of(call.output));
   LaunchShape shape{blocks_for(threads, kThreads), kThreads};
   if (kByWarps<kOutputs, kChannelsLast>) {
     const int64_t blocks = ceil_div(heights, int64_t(kMostWarps)), warps = ceil_div(heights, blocks);

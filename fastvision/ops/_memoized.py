@@ -17,7 +17,7 @@ def memoized(function: _F, most: int) -> _F:
 
     Equal arguments, all of them positional, get the answer that it gave before: numbers that are ``int``, sequences of
     them, None, and tensors. Of others, as 2.0, and inside torch's transforms it is asked anew. Compiled code calls
-    ``function`` itself.
+    ``function`` itself; so does what is traced, if the answer is made of sizes, which are tensors there.
 
     Args:
         most: answers kept; one more, and all are forgotten.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Any
 
@@ -13,13 +14,15 @@ from fastvision import ops
 from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, cpu, cuda, plan
 
 _cuda_pays = cuda.pays
+_module = sys.modules["fastvision.ops.upsample.conv_transpose2d"]
+_FLOATS = (torch.float32, torch.bfloat16, torch.float64)
 
 
 @pytest.fixture(autouse=True)
 def true_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """On CUDA the other tests ask for our kernel whatever the size."""
     monkeypatch.setattr(cuda, "pays", _cuda_pays)
-    monkeypatch.setattr(sys.modules["fastvision.ops.upsample.conv_transpose2d"], "remembered_plan", plan)
+    monkeypatch.setattr(_module, "remembered_plan", plan)
 
 
 def a_layer(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> Layer:
@@ -204,9 +207,29 @@ def test_in_double(processor: str) -> None:
 
 
 def test_torch_in_any_dtype() -> None:
-    """What is torch's whatever autocast makes of it is not asked about autocast."""
+    """On the CPU that takes a processor that multiplies both half types."""
     x, weight = torch.empty(1, 512, 4, 4), torch.empty(512, 256, 4, 4)
     planned = plan(x, weight, 2, 1, 0, 1, 1)
     native = {torch.float16, torch.bfloat16} <= NATIVE_HALF
     assert planned.kernel == "torch" and planned.always_torch == native
+    assert not plan(x.double(), weight.double(), 2, 1, 0, 1, 1).always_torch
     assert not plan(x, weight, 2, 1, 0, 3, 1).always_torch  # 512 channels in 3 groups are an error
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product(_FLOATS[:2], _FLOATS, (None, *_FLOATS))), ids=str)
+def test_what_is_always_torchs_under_autocast(
+    dtypes: tuple[torch.dtype, ...], monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """It comes to what it does when autocast is asked for first."""
+    x, weight = torch.rand(1, 8, 4, 4).to(device, dtypes[0]), torch.rand(8, 4, 3, 3).to(device, dtypes[1])
+    bias = None if dtypes[2] is None else torch.rand(4).to(device, dtypes[2])
+    results = []
+    for always in (True, False):
+        planned = plan(x, weight, 2, 1, 0, 1, 1)._replace(kernel="torch", always_torch=always)
+        monkeypatch.setattr(_module, "remembered_plan", lambda *_, planned=planned: planned)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            results.append(ops.conv_transpose2d(x, weight, bias, 2, 1))
+        outside = ops.conv_transpose2d(x, weight, bias, 2, 1)
+        assert outside.dtype == x.dtype
+    assert results[0].dtype == results[1].dtype
+    torch.testing.assert_close(*results)

@@ -10,6 +10,7 @@ import torch
 from style_checks import layers
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 from fastvision import _library, ops
 
@@ -64,18 +65,20 @@ def test_backward_twice_and_of_targets_alone(device: torch.device) -> None:
 
 
 def test_what_comes_after_the_loss(device: torch.device) -> None:
-    """The gradient of the loss is a number like any other; zero, infinite, of each time its own."""
+    """The gradient of the loss is a number like any other, the first time and later."""
     features, targets = layers(device, 6, 11, 70)
     features[1] = features[1].to(memory_format=torch.channels_last)
     leaves = [t.requires_grad_() for t in features]
     ones = torch.autograd.grad(ops.style_loss(leaves, targets), leaves)
-    loss = ops.style_loss(leaves, targets)
     for factor in (-3.0, 1.0, 0.0, 2.0**-20):
-        scaled = torch.autograd.grad(loss * factor, leaves, retain_graph=True)
-        for s, one in zip(scaled, ones, strict=True):
-            wanted = one * factor
-            torch.testing.assert_close(s, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
-            assert s.stride() == one.stride()
+        loss = ops.style_loss(leaves, targets)
+        for _ in range(2):
+            scaled = torch.autograd.grad(loss * factor, leaves, retain_graph=True)
+            for s, one in zip(scaled, ones, strict=True):
+                wanted = one * factor
+                torch.testing.assert_close(s, wanted, rtol=1e-6, atol=1e-6 * wanted.abs().max().item())
+                assert s.stride() == one.stride()
+    loss = ops.style_loss(leaves, targets)
     (infinite,) = torch.autograd.grad(loss * float("inf"), leaves[:1])
     assert not infinite.isfinite().any()
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
@@ -84,6 +87,36 @@ def test_what_comes_after_the_loss(device: torch.device) -> None:
     total.backward()
     torch.testing.assert_close(leaves[0].grad, ones[0] * 0.5 + 1)
     torch.testing.assert_close(leaves[2].grad, ones[2] * 0.5)
+
+
+@pytest.mark.parametrize("again", [{"create_graph": True}, {"retain_graph": True}], ids=str)
+def test_in_a_checkpoint(again: dict[str, bool], device: torch.device) -> None:
+    """Whose tensors may be asked for once."""
+    features, targets = layers(device, 6, 11)
+    leaves = [t.requires_grad_() for t in features]
+
+    def loss(*maps: Tensor) -> Tensor:
+        return ops.style_loss([m.sin() for m in maps], targets) * 2
+
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    out = checkpoint(loss, *leaves, use_reentrant=False)
+    for options in (again, {}):
+        for actual, e in zip(torch.autograd.grad(out, leaves, **options), expected, strict=True):
+            torch.testing.assert_close(actual, e, rtol=1e-5, atol=1e-6 * e.abs().max().item())
+
+
+def test_targets_are_read_once(device: torch.device) -> None:
+    """They may be made in inference mode, and changed once the loss is known."""
+    features, targets = layers(device, 6, 11)
+    with torch.inference_mode():
+        style = [t.clone() for t in targets]
+    leaves = [t.requires_grad_() for t in features]
+    first = torch.autograd.grad(ops.style_loss(leaves, style), leaves, create_graph=True)
+    loss = ops.style_loss(leaves, targets)
+    targets[0].zero_()
+    for again in (True, False):
+        for a, b in zip(torch.autograd.grad(loss, leaves, create_graph=again), first, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * b.abs().max().item())
 
 
 def test_one_map_as_several_layers(device: torch.device) -> None:
@@ -147,15 +180,29 @@ def test_gradients_of_layers_of_several_dtypes(dtypes: tuple[torch.dtype, ...], 
         torch.testing.assert_close(a, e, rtol=tolerance, atol=tolerance * e.abs().max().item())
 
 
-def test_second_derivative_of_the_loss(device: torch.device) -> None:
+@pytest.mark.parametrize("of_targets", [False, True])
+def test_second_derivative_of_the_loss(of_targets: bool, device: torch.device) -> None:
     features, targets = layers(device, 3, 4, dtype=torch.float64)
-    leaves = [t.detach()[..., :3, :3].clone().requires_grad_() for t in (*features, targets[0])]
-    leaves.append(targets[1].detach().clone().requires_grad_())
+    leaves = [t.detach()[..., :3, :3].clone().requires_grad_() for t in features]
+    targets = [t.detach().clone().requires_grad_(of_targets) for t in targets]
+    leaves += targets if of_targets else []
 
     def loss(*tensors: Tensor) -> Tensor:
-        return ops.style_loss(tensors[:2], tensors[2:], [0.5, 2.0], normalize="hw")
+        return ops.style_loss(tensors[:2], tensors[2:] or targets, [0.5, 2.0], normalize="hw")
 
     assert torch.autograd.gradcheck(loss, leaves) and torch.autograd.gradgradcheck(loss, leaves)
+
+
+def test_without_a_gradient_of_the_loss(device: torch.device) -> None:
+    """As style_loss_backward is called ahead; None is 1 in its derivatives too."""
+    features, targets = layers(device, 3, 4, dtype=torch.float64)
+    _, differences = torch.ops.fastvision.style_loss(features, targets, [0.5, 2.0], [6, 7])
+    leaves = [t.requires_grad_() for t in (differences, *features)]
+    results = []
+    for grad in (None, torch.ones((), dtype=torch.float64, device=device)):
+        out = torch.ops.fastvision.style_loss_backward(grad, leaves[0], leaves[1:], [0.5, 2.0], [6, 7], [0, 1])
+        results.append((*out, *torch.autograd.grad(sum(o.square().sum() for o in out), leaves)))
+    assert all(map(torch.equal, *results))
 
 
 def test_second_derivative_of_a_layer_without_pixels(device: torch.device) -> None:

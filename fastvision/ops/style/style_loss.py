@@ -70,7 +70,8 @@ def _ahead_pays(features: Sequence[Tensor], targets: Sequence[Tensor]) -> bool:
     """Whether gradients are computed with the loss, as if nothing came after it, and scaled when it is known what did.
 
     A GPU would otherwise wait for autograd, which comes to a backward in Python 100 us after the forward; one that
-    replays a graph does not. A half type has no room for what is not scaled yet.
+    replays a graph does not. A half type has no room for what is not scaled yet; float32 has none where the gradient of
+    the bare loss is below 1e-37 or above 1e38.
     """
     first = features[0]
     return (
@@ -97,23 +98,29 @@ class _GradientsAhead(Function):
         loss, differences = call("style_loss", features, targets, weights, divisors)
         ctx.gradients = call("style_loss_backward", None, differences, features, weights, divisors, wanted)
         ctx.weights, ctx.divisors, ctx.wanted = weights, divisors, wanted
-        ctx.save_for_backward(*features, *targets)
+        ctx.save_for_backward(*features, differences)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        gradients, layers = ctx.gradients, len(ctx.weights)
-        if gradients is not None and not torch.is_grad_enabled() and _eager.is_plain():
-            ctx.gradients = None  # scaled in place: there is no second time
+        gradients, ctx.gradients = ctx.gradients, None  # scaled in place: there is no second time
+        recorded = grad.is_cuda and torch.cuda.is_current_stream_capturing()  # and scaled again by each replay
+        if gradients is not None and not recorded and not torch.is_grad_enabled() and _eager.is_plain():
             call("style_loss_scale_", gradients, grad)
             return None, None, None, None, None, *gradients
-        # the second time, for second derivatives or for a batch of gradients: by the way that knows of them
-        targets, again = list(ctx.saved_tensors[layers:]), torch.is_grad_enabled()
-        with torch.enable_grad():
-            features = [f.view_as(f) for f in ctx.saved_tensors[:layers]]  # one map may be several layers
-            loss, _ = call("style_loss", features, targets, ctx.weights, ctx.divisors)
-        given = [features[layer] for layer in ctx.wanted]
-        return None, None, None, None, None, *torch.autograd.grad(loss, given, grad, create_graph=again)
+        *features, differences = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            differences = _with_history(differences, features, ctx.weights, ctx.divisors)
+        wanted = [layer in ctx.wanted for layer in range(len(features))]
+        found = _to_features(features, differences, ctx.weights, ctx.divisors, wanted, grad, None)
+        return None, None, None, None, None, *[found[layer] for layer in ctx.wanted]
+
+
+def _with_history(differences: Tensor, features: list[Tensor], weights: list[float], divisors: list[int]) -> Tensor:
+    """The same numbers, as a function of the features; what they are the difference to has no part in that."""
+    zeros = [differences.new_zeros(f.shape[1], f.shape[1]) for f in features]
+    _, grams = call("style_loss", features, zeros, weights, divisors)
+    return differences + (grams - grams.detach())
 
 
 @register_fake("style_loss")
@@ -153,34 +160,53 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
     """The differences are an output like any other, so that a second derivative passes through them."""
     *features, differences = ctx.saved_tensors
     wanted, wanted_of_targets = ctx.needs_input_grad[:2]
-    to_features: list[Tensor | None] = [None] * len(features)
+    to_features = _to_features(features, differences, ctx.weights, ctx.divisors, wanted, grad, to_differences)
     to_targets: list[Tensor | None] = [None] * len(features)
-    # all in one call; a batch of gradients takes one product at a time, which torch knows how to repeat
-    together = grad is not None and to_differences is None and _eager.is_plain()
-    if together:
-        layers = [layer for layer, wants in enumerate(wanted) if wants]
-        if layers:
-            found = call("style_loss_backward", grad, differences, features, ctx.weights, ctx.divisors, layers)
-            for layer, gradient in zip(layers, found, strict=True):
-                to_features[layer] = gradient
-        if True not in wanted_of_targets:
-            return to_features, to_targets, None, None
     for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
-        alone = wanted[layer] and not together
-        if not alone and not wanted_of_targets[layer]:
-            continue
-        parts = [] if to_differences is None else [to_differences[part]]
-        if grad is not None:
-            parts.append(differences[part] * (grad * factor))
-        if not parts:
-            continue
-        flowing = sum(parts[1:], parts[0]).view(len(feature), feature.shape[1], feature.shape[1])
-        if alone:
-            to_features[layer] = call("gram_matrix_backward", flowing, feature, ctx.divisors[layer])
-        if wanted_of_targets[layer]:
+        flowing = (
+            _flowing(feature, differences[part], factor, grad, to_differences, part)
+            if wanted_of_targets[layer]
+            else None
+        )
+        if flowing is not None:
             dims, dtype = ctx.targets[layer]
             to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
     return to_features, to_targets, None, None
+
+
+def _to_features(
+    features: list[Tensor],
+    differences: Tensor,
+    weights: list[float],
+    divisors: list[int],
+    wanted: Sequence[bool],
+    grad: Tensor | None,
+    to_differences: Tensor | None,
+) -> list[Tensor | None]:
+    """Gradients of the features that are wanted, for those of the loss and of the differences."""
+    # all in one call; a batch of gradients takes one product at a time, which torch knows how to repeat
+    if grad is not None and to_differences is None and _eager.is_plain():
+        layers = [layer for layer, wants in enumerate(wanted) if wants]
+        found = iter(
+            call("style_loss_backward", grad, differences, features, weights, divisors, layers) if layers else []
+        )
+        return [next(found) if wants else None for wants in wanted]
+    to_features: list[Tensor | None] = [None] * len(features)
+    for layer, (feature, part, factor) in enumerate(_layers(features, weights)):
+        flowing = _flowing(feature, differences[part], factor, grad, to_differences, part) if wanted[layer] else None
+        if flowing is not None:
+            to_features[layer] = call("gram_matrix_backward", flowing, feature, divisors[layer])
+    return to_features
+
+
+def _flowing(
+    feature: Tensor, difference: Tensor, factor: float, grad: Tensor | None, to_differences: Tensor | None, part: slice
+) -> Tensor | None:
+    """What flows to the Gram matrices [B, C, C] of a layer."""
+    parts = [] if to_differences is None else [to_differences[part]]
+    if grad is not None:
+        parts.append(difference * (grad * factor))
+    return sum(parts[1:], parts[0]).view(len(feature), feature.shape[1], feature.shape[1]) if parts else None
 
 
 def _layers(features: Sequence[Tensor], weights: Sequence[float]) -> Iterator[tuple[Tensor, slice, float]]:
@@ -200,7 +226,8 @@ def _save_style_loss_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Te
 
 def _style_loss_double_backward(ctx: Any, above: Sequence[Tensor | None]) -> Any:
     """Of each layer, out = factor grad (difference + difference^T) feature / divisor: linear in each of the three."""
-    grad, differences, *features = ctx.saved_tensors
+    given, differences, *features = ctx.saved_tensors
+    grad = differences.new_ones(()) if given is None else given
     to_grad = torch.zeros_like(grad)
     to_differences: list[Tensor] = []
     to_features: list[Tensor | None] = [None] * len(features)
@@ -215,7 +242,7 @@ def _style_loss_double_backward(ctx: Any, above: Sequence[Tensor | None]) -> Any
         to_differences.append(grad * product)
         flowing = (differences[part] * (grad * factor)).view(len(feature), feature.shape[1], feature.shape[1])
         to_features[layer] = call("gram_matrix_backward", flowing, gradient, ctx.divisors[layer])
-    return to_grad, torch.cat(to_differences), to_features, None, None, None
+    return None if given is None else to_grad, torch.cat(to_differences), to_features, None, None, None
 
 
 register_autograd("style_loss", _style_loss_backward, _save_style_loss)

@@ -133,7 +133,7 @@ def _check_activation(activation: str | None) -> None:
 
 def _fits(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> bool:
     alike = weight.dtype == input.dtype and weight.device == input.device
-    return alike and (bias is None or bias.shape == (weight.shape[1] * groups,))
+    return alike and (bias is None or (bias.dtype == weight.dtype and bias.shape == (weight.shape[1] * groups,)))
 
 
 def _cast_together(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from fastvision import reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
@@ -69,7 +70,8 @@ def max_unpool2d(
         "Learning Deconvolution Network for Semantic Segmentation", section 3.2; signature of
         ``torch.nn.functional.max_unpool2d``.
     """
-    size = _size if is_compiling() else _remembered_size
+    # sizes that are traced are tensors
+    size = _size if is_compiling() or is_tracing() else _remembered_size  # type: ignore[no-untyped-call]
     height, width = size(input, kernel_size, stride, padding, output_size)
     if input.dim() == 3 and indices.dim() == 3:
         return call("max_unpool2d", input[None], indices[None], height, width)[0]

@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     """Who computes a layer, and how it is laid out, as our kernel is told.
 
     geometry: stride, padding, output_padding and dilation, each of rows and of columns, and the groups.
-    always_torch: whatever autocast makes of the dtype.
+    always_torch: whatever autocast makes of the dtype; float64, which it leaves alone, is not asked.
     """
 
     kernel: Kernel
@@ -79,7 +79,8 @@ def plan(
         return Plan("fastvision", geometry, False)
     kernel = choose_kernel(layer)
     cast = (choose_kernel(layer._replace(dtype=dtype)) for dtype in (torch.float16, torch.bfloat16))
-    return Plan(kernel, geometry, kernel == "torch" and all(other == "torch" for other in cast))
+    always = kernel == "torch" and layer.dtype != torch.float64 and all(other == "torch" for other in cast)
+    return Plan(kernel, geometry, always)
 
 
 def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
