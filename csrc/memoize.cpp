@@ -1,3 +1,4 @@
+// Keys are words of what arguments say; see memoize.h.
 #include "memoize.h"
 
 // DLPack's own C header, which torch hides with all of ATen from who keeps to its stable ABI
