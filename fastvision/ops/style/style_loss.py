@@ -162,15 +162,9 @@ def _style_loss_backward(ctx: Any, grad: Tensor | None, to_differences: Tensor |
     wanted, wanted_of_targets = ctx.needs_input_grad[:2]
     to_features = _to_features(features, differences, ctx.weights, ctx.divisors, wanted, grad, to_differences)
     to_targets: list[Tensor | None] = [None] * len(features)
-    for layer, (feature, part, factor) in enumerate(_layers(features, ctx.weights)):
-        flowing = (
-            _flowing(feature, differences[part], factor, grad, to_differences, part)
-            if wanted_of_targets[layer]
-            else None
-        )
-        if flowing is not None:
-            dims, dtype = ctx.targets[layer]
-            to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
+    for layer, flowing in _flows(features, differences, ctx.weights, wanted_of_targets, grad, to_differences):
+        dims, dtype = ctx.targets[layer]
+        to_targets[layer] = (-flowing if dims == 3 else -flowing.sum(0)).to(dtype)
     return to_features, to_targets, None, None
 
 
@@ -192,21 +186,28 @@ def _to_features(
         )
         return [next(found) if wants else None for wants in wanted]
     to_features: list[Tensor | None] = [None] * len(features)
-    for layer, (feature, part, factor) in enumerate(_layers(features, weights)):
-        flowing = _flowing(feature, differences[part], factor, grad, to_differences, part) if wanted[layer] else None
-        if flowing is not None:
-            to_features[layer] = call("gram_matrix_backward", flowing, feature, divisors[layer])
+    for layer, flowing in _flows(features, differences, weights, wanted, grad, to_differences):
+        to_features[layer] = call("gram_matrix_backward", flowing, features[layer], divisors[layer])
     return to_features
 
 
-def _flowing(
-    feature: Tensor, difference: Tensor, factor: float, grad: Tensor | None, to_differences: Tensor | None, part: slice
-) -> Tensor | None:
-    """What flows to the Gram matrices [B, C, C] of a layer."""
-    parts = [] if to_differences is None else [to_differences[part]]
-    if grad is not None:
-        parts.append(difference * (grad * factor))
-    return sum(parts[1:], parts[0]).view(len(feature), feature.shape[1], feature.shape[1]) if parts else None
+def _flows(
+    features: list[Tensor],
+    differences: Tensor,
+    weights: list[float],
+    wanted: Sequence[bool],
+    grad: Tensor | None,
+    to_differences: Tensor | None,
+) -> Iterator[tuple[int, Tensor]]:
+    """The layers that are wanted, and what flows to the Gram matrices [B, C, C] of each."""
+    for layer, (feature, part, factor) in enumerate(_layers(features, weights)):
+        if not wanted[layer]:
+            continue
+        parts = [] if to_differences is None else [to_differences[part]]
+        if grad is not None:
+            parts.append(differences[part] * (grad * factor))
+        if parts:
+            yield layer, sum(parts[1:], parts[0]).view(len(feature), feature.shape[1], feature.shape[1])
 
 
 def _layers(features: Sequence[Tensor], weights: Sequence[float]) -> Iterator[tuple[Tensor, slice, float]]:
