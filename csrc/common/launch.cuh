@@ -22,6 +22,8 @@ extern "C" __attribute__((weak)) int32_t aoti_torch_get_current_cuda_stream(int3
 
 namespace fastvision {
 
+constexpr int kWarp = 32;  // threads
+
 struct LaunchShape {
   dim3 grid;
   dim3 block;

@@ -9,7 +9,6 @@ namespace fastvision::mask_logits {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kWarp = 32;
 
 // Threads that share the units of a pixel.
 template <bool kChannelsLast>

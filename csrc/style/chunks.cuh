@@ -22,8 +22,6 @@ inline LaunchShape chunk_shape(const Groups& groups) {
           kThreads};
 }
 
-constexpr int kWarp = 32;
-
 // A warp a plane.
 inline LaunchShape plane_shape(const Groups& groups) {
   return {blocks_for(groups.count * groups.channels, kThreads / kWarp), kThreads};

@@ -53,11 +53,11 @@ __global__ void __launch_bounds__(kThreads)
     moments = count == 0 ? more : merged(moments, count, more, pixels);
     count += pixels;
   };
-  for (int64_t chunk = thread.first(groups); chunk < groups.chunks; chunk += style::kWarp) {
+  for (int64_t chunk = thread.first(groups); chunk < groups.chunks; chunk += kWarp) {
     const double* pair = style::pair_of(groups, partial, thread.plane, chunk);
     add({pair[0], pair[groups.channels]}, double(groups.pixels_of(chunk)));
   }
-  for (int half = style::kWarp / 2; half > 0; half /= 2) {
+  for (int half = kWarp / 2; half > 0; half /= 2) {
     const Moments more{style::from_later_lane(moments.mean, half), style::from_later_lane(moments.squares, half)};
     const double pixels = style::from_later_lane(count, half);
     if (pixels > 0) add(more, pixels);
@@ -133,11 +133,11 @@ __global__ void __launch_bounds__(kThreads) add_chunks(const Groups groups, cons
                                                        const double* rstd, GradientSums* totals) {
   const style::PlaneThread thread(groups);
   double sum = 0, product = 0;
-  for (int64_t chunk = thread.first(groups); chunk < groups.chunks; chunk += style::kWarp) {
+  for (int64_t chunk = thread.first(groups); chunk < groups.chunks; chunk += kWarp) {
     const double* pair = style::pair_of(groups, partial, thread.plane, chunk);
     sum += pair[0], product += pair[groups.channels];
   }
-  for (int half = style::kWarp / 2; half > 0; half /= 2) {
+  for (int half = kWarp / 2; half > 0; half /= 2) {
     sum += style::from_later_lane(sum, half), product += style::from_later_lane(product, half);
   }
   if (!thread.any || thread.lane > 0) return;

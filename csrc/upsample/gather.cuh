@@ -16,7 +16,7 @@
 namespace fastvision::conv_transpose2d {
 
 constexpr int kThreads = 128;
-constexpr int kWarp = 32, kMostWarps = 8;
+constexpr int kMostWarps = 8;
 constexpr int kMany = 4;  // output channels or columns of a thread where it has more than one
 
 template <int kColumns>

@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(kThreads) do_marked(const __grid_constant__ Ar
 template <class Way, class W>
 void run_planes(const char* op, const Args& args, const Tensor& from, const Tensor& indices, Tensor& output,
                 Tensor& last) {
-  constexpr int64_t kEach = 4, kWarp = 32;  // inputs of a thread, if there are threads enough
+  constexpr int64_t kEach = 4;  // inputs of a thread, if there are threads enough
   const int64_t work = std::max(args.p.height * args.p.width, args.p.pixels() / 4);
   const int64_t warps = ceil_div(work, kEach * kWarp);
   const auto threads = unsigned(std::clamp<int64_t>(warps * kWarp, 4 * kWarp, kMostThreads));
