@@ -85,6 +85,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
 
   // upsample
   m.def("conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[] geometry, float negative_slope) -> Tensor");
+  m.def("conv_transpose2d_input_gradient(Tensor grad, Tensor weight, int[] geometry) -> Tensor");
+  m.def("conv_transpose2d_weight_gradient(Tensor grad, Tensor input, int[] geometry) -> Tensor");
   m.def("max_unpool2d(Tensor input, Tensor indices, SymInt height, SymInt width) -> Tensor");
   m.def("max_unpool2d_backward(Tensor grad, Tensor indices) -> Tensor");
 }

@@ -18,6 +18,11 @@ struct Strides {
 
 inline Strides strides_of(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
 
+// Of a map without gaps; those of its own say nothing of sides of 1.
+inline Strides dense_strides(int64_t c, int64_t h, int64_t w, bool channels_last) {
+  return channels_last ? Strides{h * w * c, 1, w * c, c} : Strides{c * h * w, h * w, w, 1};
+}
+
 // Dense in the order N, H, W, C; a tensor that is dense both ways counts as N, C, H, W.
 inline bool is_channels_last(const Tensor& t) {
   if (t.is_contiguous()) return false;
@@ -27,6 +32,11 @@ inline bool is_channels_last(const Tensor& t) {
     expected *= t.size(d);
   }
   return true;
+}
+
+// Without gaps: in channels_last as it is, otherwise planes.
+inline Tensor dense(const Tensor& t) {
+  return t.is_contiguous() || is_channels_last(t) ? t : torch::stable::contiguous(t);
 }
 
 inline Tensor empty_map(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last,

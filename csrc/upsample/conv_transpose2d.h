@@ -52,16 +52,21 @@ inline Axis axis_of(const char* op, int64_t in, int64_t kernel, int64_t stride, 
 // costs a call a microsecond.
 constexpr size_t kGeometry = 9;
 
+inline void check_layer(const char* op, const char* name, const Tensor& map, const char* other_name,
+                        const Tensor& other, const std::vector<int64_t>& geometry) {
+  check_floating(op, name, map);
+  FV_CHECK(other.scalar_type() == map.scalar_type(), op, "expected ", other_name, " of the dtype of ", name);
+  check_same_device(op, other_name, other, name, map);
+  FV_CHECK(geometry.size() == kGeometry, op,
+           "expected stride, padding, output_padding and dilation of rows and columns, and groups: 9 numbers, got ",
+           geometry.size());
+}
+
 inline Params make_params(const char* op, const Tensor& input, const Tensor& weight,
                           const std::vector<int64_t>& geometry) {
   FV_CHECK(input.dim() == 4, op, "expected input of shape [N, C, H, W], got ", shape_of(input));
   FV_CHECK(weight.dim() == 4, op, "expected weight of shape [C, O / groups, kh, kw], got ", shape_of(weight));
-  check_floating(op, "input", input);
-  FV_CHECK(weight.scalar_type() == input.scalar_type(), op, "expected weight of the dtype of input");
-  check_same_device(op, "weight", weight, "input", input);
-  FV_CHECK(geometry.size() == kGeometry, op,
-           "expected stride, padding, output_padding and dilation of rows and columns, and groups: 9 numbers, got ",
-           geometry.size());
+  check_layer(op, "input", input, "weight", weight, geometry);
   const int64_t groups = geometry[8];
   FV_CHECK(input.size(1) > 0, op, "expected at least one input channel, got ", shape_of(input));
   FV_CHECK(groups > 0 && input.size(1) % groups == 0, op, "expected groups to divide the ", input.size(1),
@@ -73,6 +78,31 @@ inline Params make_params(const char* op, const Tensor& input, const Tensor& wei
                    geometry[6 + d]);
   };
   return {input.size(0), input.size(1), weight.size(1) * groups, groups, axis(0), axis(1)};
+}
+
+// Of a gradient: the output's size is known, and of input and weight the one that `map` is not.
+inline Params gradient_params(const char* op, const Tensor& grad, const char* name, const Tensor& other, bool is_weight,
+                              const std::vector<int64_t>& geometry) {
+  FV_CHECK(grad.dim() == 4, op, "expected grad of shape [N, O, H, W], got ", shape_of(grad));
+  FV_CHECK(other.dim() == 4, op, "expected ", name, " of 4 dimensions, got ", shape_of(other));
+  check_layer(op, "grad", grad, name, other, geometry);
+  const int64_t groups = geometry[8], channels = other.size(is_weight ? 0 : 1), outputs = grad.size(1);
+  FV_CHECK(groups > 0 && channels > 0 && channels % groups == 0 && outputs % groups == 0 &&
+               (is_weight ? other.size(1) * groups == outputs : other.size(0) == grad.size(0)),
+           op, "expected grad and ", name, " of one layer of ", groups, " groups, got ", shape_of(grad), " and ",
+           shape_of(other));
+  const auto axis = [&](int d) {
+    const int64_t out = grad.size(2 + d), known = other.size(2 + d), stride = geometry[d], dilation = geometry[6 + d];
+    const int64_t one = is_weight ? stride : dilation,
+                  all = is_weight ? dilation : stride;  // of the unknown, the known
+    const int64_t span = out - 1 - geometry[4 + d] + 2 * geometry[2 + d] - all * (known - 1);
+    FV_CHECK(one > 0 && span >= 0 && span % one == 0, op, "expected grad and ", name, " of one layer, got ",
+             shape_of(grad), " and ", shape_of(other));
+    const int64_t unknown = span / one + 1;
+    return axis_of(op, is_weight ? unknown : known, is_weight ? known : unknown, stride, geometry[2 + d],
+                   geometry[4 + d], dilation);
+  };
+  return {grad.size(0), channels, outputs, groups, axis(0), axis(1)};
 }
 
 inline void check_bias(const char* op, const std::optional<Tensor>& bias, const Tensor& input, int64_t outputs) {
