@@ -4,6 +4,7 @@
 #include "common/dispatch.h"
 #include "common/recycled.h"
 #include "upsample/depthwise_channels.h"
+#include "upsample/diagonal.h"
 #include "upsample/overlap_products.h"
 #include "upsample/phases.h"
 #include "upsample/window_products.h"
@@ -59,30 +60,10 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
   });
 }
 
-// [channels, channels, taps] with nothing off the diagonal: what FCN's upsampling layers are initialised to.
-template <class S>
-bool is_diagonal(const S* weight, int64_t channels, int64_t taps) {
-  std::atomic<bool> found{false};
-  parallel_for(channels, std::max<int64_t>(1, 65536 / (channels * taps)), [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end && !found.load(std::memory_order_relaxed); ++c) {
-      const S* row = weight + c * channels * taps;
-      bool any = false;
-      vectorized([&]() __attribute__((always_inline)) {
-        for (int64_t i = 0; i < c * taps; ++i) any |= row[i] != S(0);
-        for (int64_t i = (c + 1) * taps; i < channels * taps; ++i) any |= row[i] != S(0);
-      });
-      if (any) found.store(true, std::memory_order_relaxed);
-    }
-  });
-  return !found;
-}
-
 template <class T, class S>
 void run(Params p, const S* input, const Strides& in, const S* weight, const S* bias, Activation<T> activation,
          S* output, const Strides& out) {
-  const int64_t taps = p.y.kernel * p.x.kernel;
-  const bool diagonal =
-      p.groups == 1 && p.channels > 1 && p.channels == p.outputs && taps > 1 && is_diagonal(weight, p.channels, taps);
+  const bool diagonal = is_diagonal(p, weight);
   if (!diagonal && are_windows(p, out)) {
     return window_products<T, S>(p, input, in, weight, bias, activation, output, out);
   }
@@ -92,11 +73,7 @@ void run(Params p, const S* input, const Strides& in, const S* weight, const S* 
   if (!diagonal && p.group_channels() > 1) {
     return PhaseProducts<T, S>(p, input, in, weight, bias, activation, output, out).run();
   }
-  const int64_t step = diagonal ? (p.channels + 1) * taps : taps;
-  Buffer<T> kernels(size_t(p.outputs * taps));
-  for (int64_t o = 0; o < p.outputs; ++o) {
-    for (int64_t k = 0; k < taps; ++k) kernels[size_t(o * taps + k)] = static_cast<T>(weight[o * step + k]);
-  }
+  const Buffer<T> kernels = kernels_of<T>(p, weight, diagonal);
   if (has_vectors_of_channels<T>(p, in, out)) {
     return channel_rows<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
   }

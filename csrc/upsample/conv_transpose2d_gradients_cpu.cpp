@@ -3,49 +3,97 @@
 
 #include "common/dispatch.h"
 #include "common/recycled.h"
+#include "upsample/depthwise_gradients.h"
+#include "upsample/diagonal.h"
 #include "upsample/gradient_products.h"
 
 namespace fastvision::conv_transpose2d {
 namespace {
 
-Tensor input_gradient(const Tensor& grad, const Tensor& weight, std::vector<int64_t> geometry) {
-  constexpr const char* kOp = "conv_transpose2d_input_gradient";
-  const Tensor g = dense(grad);
-  const Params p = gradient_params(kOp, g, "weight", weight, true, geometry);
-  const bool last = is_channels_last(g);
-  Tensor output = empty_map(g, p.batch, p.channels, p.y.in, p.x.in, last);
+// channels_last as planes
+Tensor planes_of(const Tensor& t) {
+  if (!is_channels_last(t)) return t;
+  const int64_t channels = t.size(1), pixels = t.size(2) * t.size(3), block = 64;
+  Tensor planes = empty_map(t, t.size(0), channels, t.size(2), t.size(3), false);
+  reuse_memory(planes);
+  dispatch_floating("conv_transpose2d", t.scalar_type(), [&](auto type) {
+    using S = typename decltype(type)::type;
+    const S* from = t.const_data_ptr<S>();
+    S* to = planes.mutable_data_ptr<S>();
+    const int64_t blocks = ceil_div(pixels, block);
+    parallel_for(t.size(0) * blocks, ceil_div(int64_t(1) << 14, block * channels), [&](int64_t begin, int64_t end) {
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t n = i / blocks, first = i % blocks * block, count = std::min(block, pixels - first);
+          const int64_t map = n * channels * pixels;
+          transpose(from + map + first * channels, channels, count, channels, to + map + first, pixels);
+        }
+      });
+    });
+  });
+  return planes;
+}
+
+template <class T, class S>
+Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight) {
+  const S* weights = weight.const_data_ptr<S>();
+  const bool diagonal = is_diagonal(p, weights), planes = diagonal || p.group_channels() == 1;
+  const bool last = is_channels_last(grad);
+  Tensor output = empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, last && !planes);
   reuse_memory(output);
   if (output.numel() == 0) return output;
-  dispatch_floating(kOp, g.scalar_type(), [&](auto t) {
-    using S = typename decltype(t)::type;
-    const Tensor w = contiguous_as(weight, g.scalar_type());
-    input_gradient_products<Accumulator<S>, S>(
-        p, g.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, last), w.const_data_ptr<S>(),
-        output.mutable_data_ptr<S>(), dense_strides(p.channels, p.y.in, p.x.in, last));
-  });
+  if (planes) {
+    const Buffer<T> kernels = kernels_of<T>(p, weights, diagonal);
+    Params depthwise = p;
+    depthwise.groups = p.channels;
+    input_gradient_planes<T, S>(depthwise, planes_of(grad).const_data_ptr<S>(), kernels.data(),
+                                output.mutable_data_ptr<S>());
+  } else {
+    input_gradient_products<T, S>(p, grad.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, last),
+                                  weights, output.mutable_data_ptr<S>(),
+                                  dense_strides(p.channels, p.y.in, p.x.in, last));
+  }
   return output;
 }
 
-Tensor weight_gradient(const Tensor& grad, const Tensor& input, std::vector<int64_t> geometry) {
-  constexpr const char* kOp = "conv_transpose2d_weight_gradient";
-  const Tensor g = dense(grad), x = dense(input);
-  const Params p = gradient_params(kOp, g, "input", x, false, geometry);
-  Tensor output = empty_tensor(g, {p.channels, p.group_outputs(), p.y.kernel, p.x.kernel});
+template <class T, class S>
+Tensor weight_gradient(const Params& p, const Tensor& grad, const Tensor& input) {
+  Tensor output = empty_tensor(grad, {p.channels, p.group_outputs(), p.y.kernel, p.x.kernel});
   reuse_memory(output);
-  dispatch_floating(kOp, g.scalar_type(), [&](auto t) {
-    using S = typename decltype(t)::type;
-    weight_gradient_products<Accumulator<S>, S>(
-        p, g.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, is_channels_last(g)),
-        x.const_data_ptr<S>(), dense_strides(p.channels, p.y.in, p.x.in, is_channels_last(x)),
+  if (p.group_channels() == 1) {
+    kernel_gradients<T, S>(p, planes_of(grad).const_data_ptr<S>(), planes_of(input).const_data_ptr<S>(),
+                           output.mutable_data_ptr<S>());
+  } else {
+    weight_gradient_products<T, S>(
+        p, grad.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, is_channels_last(grad)),
+        input.const_data_ptr<S>(), dense_strides(p.channels, p.y.in, p.x.in, is_channels_last(input)),
         output.mutable_data_ptr<S>());
-  });
+  }
   return output;
+}
+
+Tensor input_gradient_op(const Tensor& grad, const Tensor& weight, std::vector<int64_t> geometry) {
+  constexpr const char* kOp = "conv_transpose2d_input_gradient";
+  const Params p = gradient_params(kOp, grad, "weight", weight, true, geometry);
+  return dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    return input_gradient<Accumulator<S>, S>(p, dense(grad), contiguous_as(weight, weight.scalar_type()));
+  });
+}
+
+Tensor weight_gradient_op(const Tensor& grad, const Tensor& input, std::vector<int64_t> geometry) {
+  constexpr const char* kOp = "conv_transpose2d_weight_gradient";
+  const Params p = gradient_params(kOp, grad, "input", input, false, geometry);
+  return dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    return weight_gradient<Accumulator<S>, S>(p, dense(grad), dense(input));
+  });
 }
 
 }  // namespace
 }  // namespace fastvision::conv_transpose2d
 
 STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
-  m.impl("conv_transpose2d_input_gradient", TORCH_BOX(&fastvision::conv_transpose2d::input_gradient));
-  m.impl("conv_transpose2d_weight_gradient", TORCH_BOX(&fastvision::conv_transpose2d::weight_gradient));
+  m.impl("conv_transpose2d_input_gradient", TORCH_BOX(&fastvision::conv_transpose2d::input_gradient_op));
+  m.impl("conv_transpose2d_weight_gradient", TORCH_BOX(&fastvision::conv_transpose2d::weight_gradient_op));
 }
