@@ -58,7 +58,7 @@ void input_gradient_products(const Params& p, const S* grad, const Strides& in, 
   const int64_t parts = std::clamp(ceil_div(2 * thread_count(), blocks * p.groups), int64_t(1), tiles.count);
   const int64_t part = ceil_div(tiles.count, parts);
   parallel_workers(p.groups * blocks * parts, [&](const auto& next) {
-    Buffer<T> sums(size_t(part * tiles.rows * block)), columns(size_t(kDepth * width)),
+    Buffer<T> sums(size_t(part * tiles.rows * block)), columns(size_t(kDepth * block)),
         scratch(size_t(patches.scratch(kDepth)));
     for (int64_t item = next(); item < p.groups * blocks * parts; item = next()) {
       const int64_t group = item / parts / blocks, first = item / parts % blocks * block;
@@ -67,12 +67,13 @@ void input_gradient_products(const Params& p, const S* grad, const Strides& in, 
       const int64_t last = std::min(positions, first + block);
       for (int64_t t = 0; t < taps; t += kDepth) {
         const int64_t depth = std::min(kDepth, taps - t);
-        for (int64_t q = first; q < last; q += width) {
-          vectorized([&]() __attribute__((always_inline)) {
-            patches.of_positions(group, q, std::min(width, last - q), t, t + depth, columns.data(), scratch.data());
-          });
-          const T* packed = weights.data() + group * size + t * tiles.rows;
-          multiply_tiles(tiles, begin, end, packed, taps, depth, columns.data(), t > 0, sums.data() + q - first, block);
+        vectorized([&]() __attribute__((always_inline)) {
+          patches.of_positions(group, first, last - first, t, t + depth, columns.data(), scratch.data());
+        });
+        const T* packed = weights.data() + group * size + t * tiles.rows;
+        for (int64_t q = 0; q < last - first; q += width) {
+          multiply_tiles(tiles, begin, end, packed, taps, depth, columns.data() + q * depth, t > 0, sums.data() + q,
+                         block);
         }
       }
       const int64_t channel = begin * tiles.rows, some = std::min(channels, end * tiles.rows) - channel;

@@ -60,13 +60,16 @@ class Patches {
   // Numbers of scratch memory for as many positions or taps as are asked for at once.
   int64_t scratch(int64_t count) const { return columns_ * count; }
 
-  // out[t - begin][q - first] = patch[q][t] of `count` positions, at most a tile's columns, and taps [begin, end)
+  // Panels of a tile's columns, [panels][taps][columns]: patches of `count` positions, their taps [begin, end).
   [[gnu::always_inline]] void of_positions(int64_t group, int64_t first, int64_t count, int64_t begin, int64_t end,
                                            T* out, T* scratch) const {
-    if (!along_taps_) return by_taps(group, first, count, begin, end, out, columns_);
     const int64_t taps = end - begin;
-    by_positions(group, first, first + count, begin, end, scratch, taps);
-    transpose(scratch, taps, count, taps, out, columns_);
+    if (!along_taps_) return by_taps(group, first, count, begin, end, out, columns_, taps * columns_);
+    for (int64_t q = 0; q < count; q += columns_, out += taps * columns_) {
+      const int64_t some = std::min(columns_, count - q);
+      by_positions(group, first + q, first + q + some, begin, end, scratch, taps);
+      transpose(scratch, taps, some, taps, out, columns_);
+    }
   }
 
   // out[q - first][t - begin] = patch[q][t] of positions [first, last) and `count` taps, at most a tile's columns
@@ -74,7 +77,7 @@ class Patches {
                                       T* scratch) const {
     if (along_taps_) return by_positions(group, first, last, begin, begin + count, out, columns_);
     const int64_t positions = last - first;
-    by_taps(group, first, positions, begin, begin + count, scratch, positions);
+    by_taps(group, first, positions, begin, begin + count, scratch, positions, columns_);
     transpose(scratch, positions, count, positions, out, columns_);
   }
 
@@ -92,9 +95,10 @@ class Patches {
     return {begin, std::max(begin, offset >= a.out ? 0 : std::min(a.in, (a.out - 1 - offset) / a.stride + 1))};
   }
 
-  // out[(t - begin) * step + q - first] = patch[q][t]
+  // out[(q - first) / columns * panel_step + (t - begin) * step + (q - first) % columns] = patch[q][t]; or, where rows
+  // of `step` numbers hold all positions and panel_step is columns, the matrix of taps by positions.
   [[gnu::always_inline]] void by_taps(int64_t group, int64_t first, int64_t count, int64_t begin, int64_t end, T* out,
-                                      int64_t step) const {
+                                      int64_t step, int64_t panel_step) const {
     const Axis &y = p_.y, &x = p_.x;
     const int64_t stride = x.stride * step_.w;
     for (int64_t done = 0; done < count;) {  // positions of one row of an image
@@ -103,20 +107,20 @@ class Patches {
       const S* image = grad_ + n * step_.n + group * p_.group_outputs() * step_.c;
       int64_t i = begin / x.kernel % y.kernel, j = begin % x.kernel, o = begin / x.kernel / y.kernel;
       for (int64_t t = begin; t < end; ++t) {
-        T* __restrict to = out + (t - begin) * step + done;
         const int64_t line = row * y.stride + i * y.dilation - y.padding;
         const bool exists = line >= 0 && line < y.out;
-        const int64_t from = exists ? std::clamp(inside_[size_t(j)].begin - column, int64_t(0), length) : length;
-        const int64_t till = exists ? std::clamp(inside_[size_t(j)].end - column, from, length) : length;
+        const Range inside = exists ? inside_[size_t(j)] : Range{0, 0};
         const S* source =
             image + o * step_.c + line * step_.h + (column * x.stride + j * x.dilation - x.padding) * step_.w;
-        for (int64_t l = 0; l < from; ++l) to[l] = T(0);
-        if (stride == 2) {
-          for (int64_t l = from; l < till; ++l) to[l] = static_cast<T>(source[2 * l]);
-        } else {
-          for (int64_t l = from; l < till; ++l) to[l] = static_cast<T>(source[l * stride]);
+        T* const row_of_tap = out + (t - begin) * step;
+        for (int64_t l = 0; l < length;) {  // up to the end of a panel
+          const int64_t lane = (done + l) % columns_, some = std::min(columns_ - lane, length - l);
+          T* __restrict to = row_of_tap + (done + l) / columns_ * panel_step + lane;
+          const int64_t from = std::clamp(inside.begin - column - l, int64_t(0), some);
+          const int64_t till = std::clamp(inside.end - column - l, from, some);
+          spread(source + l * stride, stride, from, till, some, to);
+          l += some;
         }
-        for (int64_t l = till; l < length; ++l) to[l] = T(0);
         if (++j == x.kernel) {
           j = 0;
           if (++i == y.kernel) i = 0, ++o;
@@ -124,6 +128,29 @@ class Patches {
       }
       done += length;
     }
+  }
+
+  // to[l] = source[l * stride] from `from` till `till`, and zero elsewhere
+  [[gnu::always_inline]] static void spread(const S* source, int64_t stride, int64_t from, int64_t till, int64_t count,
+                                            T* __restrict to) {
+    if (from == 0 && till == kRun) {
+      if (stride == 1) {
+#pragma GCC unroll 32
+        for (int64_t l = 0; l < kRun; ++l) to[l] = static_cast<T>(source[l]);
+      } else if (stride == 2) {
+        for (int64_t l = 0; l < kRun; ++l) to[l] = static_cast<T>(source[2 * l]);
+      } else {
+        for (int64_t l = 0; l < kRun; ++l) to[l] = static_cast<T>(source[l * stride]);
+      }
+      return;
+    }
+    for (int64_t l = 0; l < from; ++l) to[l] = T(0);
+    if (stride == 2) {
+      for (int64_t l = from; l < till; ++l) to[l] = static_cast<T>(source[2 * l]);
+    } else {
+      for (int64_t l = from; l < till; ++l) to[l] = static_cast<T>(source[l * stride]);
+    }
+    for (int64_t l = till; l < count; ++l) to[l] = T(0);
   }
 
   // out[(q - first) * step + t - begin] = patch[q][t], in runs of taps that lie side by side
