@@ -9,8 +9,8 @@
 
 namespace fastvision::conv_transpose2d {
 
-constexpr int64_t kDepth = 256;     // taps or positions that are multiplied at once: 32 KB of patches
-constexpr int64_t kMostWide = 256;  // positions of a block, whose sums stay in the cache
+constexpr int64_t kDepth = 256;  // taps or positions that are multiplied at once: 32 KB of patches
+static_assert(kDepth <= Patches<float, float>::kMostPositions);
 constexpr int64_t kTasksOfThread = 4;
 
 // How channels of a group are cut into tiles, 21 into 7, 7 and 7: small tiles wait for their own sums.
@@ -53,7 +53,7 @@ void input_gradient_products(const Params& p, const S* grad, const Strides& in, 
   });
   const int64_t plane = p.y.in * p.x.in, positions = p.batch * plane, wanted = kTasksOfThread * thread_count();
   const int64_t even = ceil_div(ceil_div(positions * p.groups, wanted), width) * width;
-  const int64_t block = std::clamp(even, width, kMostWide), blocks = ceil_div(positions, block);
+  const int64_t block = std::clamp(even, width, Patches<T, S>::kMostPositions), blocks = ceil_div(positions, block);
   // few positions: the channels are shared out too, and patches laid out for each part
   const int64_t parts = std::clamp(ceil_div(2 * thread_count(), blocks * p.groups), int64_t(1), tiles.count);
   const int64_t part = ceil_div(tiles.count, parts);

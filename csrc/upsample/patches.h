@@ -24,6 +24,8 @@ namespace fastvision::conv_transpose2d {
 template <class T, class S>
 class Patches {
  public:
+  static constexpr int64_t kMostPositions = 256;  // that are asked for at once
+
   Patches(const Params& p, const S* grad, const Strides& step)
       : p_(p), grad_(grad), step_(step), last_(step.c == 1 && step.w != 1), columns_(gemm::tile<T>().columns) {
     const int64_t outputs = p.group_outputs();
@@ -77,7 +79,7 @@ class Patches {
                                       T* scratch) const {
     if (along_taps_) return by_positions(group, first, last, begin, begin + count, out, columns_);
     const int64_t positions = last - first;
-    by_taps(group, first, positions, begin, begin + count, scratch, positions, columns_);
+    by_taps(group, first, positions, begin, begin + count, scratch, positions, 0);
     transpose(scratch, positions, count, positions, out, columns_);
   }
 
@@ -95,52 +97,61 @@ class Patches {
     return {begin, std::max(begin, offset >= a.out ? 0 : std::min(a.in, (a.out - 1 - offset) / a.stride + 1))};
   }
 
-  // out[(q - first) / columns * panel_step + (t - begin) * step + (q - first) % columns] = patch[q][t]; or, where rows
-  // of `step` numbers hold all positions and panel_step is columns, the matrix of taps by positions.
+  // Positions of one row of an image, from the `at`-th of those asked for on.
+  struct Segment {
+    int64_t at, n, row, column, length;
+  };
+
+  // out[l / width * panel + (t - begin) * width + l % width] = patch[first + l][t] of `count` positions. Tap by tap:
+  // what it reads of one output lies in one place.
   [[gnu::always_inline]] void by_taps(int64_t group, int64_t first, int64_t count, int64_t begin, int64_t end, T* out,
-                                      int64_t step, int64_t panel_step) const {
+                                      int64_t width, int64_t panel) const {
     const Axis &y = p_.y, &x = p_.x;
     const int64_t stride = x.stride * step_.w;
-    for (int64_t done = 0; done < count;) {  // positions of one row of an image
-      const int64_t q = first + done, column = q % x.in, row = q / x.in % y.in, n = q / x.in / y.in;
-      const int64_t length = std::min(x.in - column, count - done);
-      const S* image = grad_ + n * step_.n + group * p_.group_outputs() * step_.c;
-      int64_t i = begin / x.kernel % y.kernel, j = begin % x.kernel, o = begin / x.kernel / y.kernel;
-      for (int64_t t = begin; t < end; ++t) {
-        const int64_t line = row * y.stride + i * y.dilation - y.padding;
-        const bool exists = line >= 0 && line < y.out;
-        const Range inside = exists ? inside_[size_t(j)] : Range{0, 0};
-        const S* source =
-            image + o * step_.c + line * step_.h + (column * x.stride + j * x.dilation - x.padding) * step_.w;
-        T* const row_of_tap = out + (t - begin) * step;
-        for (int64_t l = 0; l < length;) {  // up to the end of a panel
-          const int64_t lane = (done + l) % columns_, some = std::min(columns_ - lane, length - l);
-          T* __restrict to = row_of_tap + (done + l) / columns_ * panel_step + lane;
-          const int64_t from = std::clamp(inside.begin - column - l, int64_t(0), some);
-          const int64_t till = std::clamp(inside.end - column - l, from, some);
-          spread(source + l * stride, stride, from, till, some, to);
-          l += some;
-        }
-        if (++j == x.kernel) {
-          j = 0;
-          if (++i == y.kernel) i = 0, ++o;
-        }
+    Segment segments[kMostPositions];
+    int64_t found = 0;
+    for (int64_t at = 0; at < count;) {
+      const int64_t q = first + at, column = q % x.in;
+      const int64_t length = std::min({x.in - column, count - at, width - at % width});
+      segments[found++] = {at, q / x.in / y.in, q / x.in % y.in, column, length};
+      at += length;
+    }
+    int64_t i = begin / x.kernel % y.kernel, j = begin % x.kernel, o = begin / x.kernel / y.kernel;
+    for (int64_t t = begin; t < end; ++t) {
+      const S* plane = grad_ + (group * p_.group_outputs() + o) * step_.c + (j * x.dilation - x.padding) * step_.w;
+      for (int64_t s = 0; s < found; ++s) {
+        const Segment& segment = segments[s];
+        const int64_t line = segment.row * y.stride + i * y.dilation - y.padding;
+        const Range inside = line >= 0 && line < y.out ? inside_[size_t(j)] : Range{0, 0};
+        const int64_t from = std::clamp(inside.begin - segment.column, int64_t(0), segment.length);
+        const int64_t till = std::clamp(inside.end - segment.column, from, segment.length);
+        const int64_t lane = segment.at % width;
+        T* to = out + segment.at / width * panel + (t - begin) * width + lane;
+        spread(plane + segment.n * step_.n + line * step_.h + segment.column * stride, stride, from, till,
+               segment.length, width - lane, to);
       }
-      done += length;
+      if (++j == x.kernel) {
+        j = 0;
+        if (++i == y.kernel) i = 0, ++o;
+      }
     }
   }
 
+  // `room`: numbers that `to` has place for.
   // to[l] = source[l * stride] from `from` till `till`, and zero elsewhere
-  [[gnu::always_inline]] static void spread(const S* source, int64_t stride, int64_t from, int64_t till, int64_t count,
-                                            T* __restrict to) {
-    if (from == 0 && till == kRun) {
-      if (stride == 1) {
-#pragma GCC unroll 32
-        for (int64_t l = 0; l < kRun; ++l) to[l] = static_cast<T>(source[l]);
-      } else if (stride == 2) {
-        for (int64_t l = 0; l < kRun; ++l) to[l] = static_cast<T>(source[2 * l]);
-      } else {
-        for (int64_t l = 0; l < kRun; ++l) to[l] = static_cast<T>(source[l * stride]);
+  [[gnu::always_inline]] void spread(const S* source, int64_t stride, int64_t from, int64_t till, int64_t count,
+                                     int64_t room, T* __restrict to) const {
+    // in vectors, whose rest is overwritten by the positions that follow, or is that of none
+    const int64_t whole = ceil_div(count, kSome) * kSome;
+    if (from == 0 && till == count && whole <= room && source + whole * stride <= end_) {
+      for (int64_t l = 0; l < whole; l += kSome) {
+        if (stride == 1) {
+          for (int64_t i = 0; i < kSome; ++i) to[l + i] = static_cast<T>(source[l + i]);
+        } else if (stride == 2) {
+          for (int64_t i = 0; i < kSome; ++i) to[l + i] = static_cast<T>(source[2 * (l + i)]);
+        } else {
+          for (int64_t i = 0; i < kSome; ++i) to[l + i] = static_cast<T>(source[(l + i) * stride]);
+        }
       }
       return;
     }
@@ -188,10 +199,11 @@ class Patches {
     }
   }
 
+  static constexpr int64_t kSome = 32 / int64_t(sizeof(T));
   static constexpr int64_t kRun = gemm::kMostColumns<T>;
 
   const Params& p_;
-  const S* grad_;
+  const S *grad_, *end_;
   const Strides step_;
   const bool last_;
   const int64_t columns_;
