@@ -10,27 +10,29 @@
 namespace fastvision::conv_transpose2d {
 namespace {
 
-// channels_last as planes
-Tensor planes_of(const Tensor& t) {
-  if (!is_channels_last(t)) return t;
-  const int64_t channels = t.size(1), pixels = t.size(2) * t.size(3), block = 64;
-  Tensor planes = empty_map(t, t.size(0), channels, t.size(2), t.size(3), false);
-  reuse_memory(planes);
-  dispatch_floating("conv_transpose2d", t.scalar_type(), [&](auto type) {
-    using S = typename decltype(type)::type;
-    const S* from = t.const_data_ptr<S>();
-    S* to = planes.mutable_data_ptr<S>();
-    const int64_t blocks = ceil_div(pixels, block);
-    parallel_for(t.size(0) * blocks, ceil_div(int64_t(1) << 14, block * channels), [&](int64_t begin, int64_t end) {
-      vectorized([&]() __attribute__((always_inline)) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t n = i / blocks, first = i % blocks * block, count = std::min(block, pixels - first);
-          const int64_t map = n * channels * pixels;
-          transpose(from + map + first * channels, channels, count, channels, to + map + first, pixels);
-        }
-      });
+// `count` matrices [rows, columns], each turned.
+template <class S>
+void turn(const S* from, int64_t count, int64_t rows, int64_t columns, S* to) {
+  constexpr int64_t kTogether = 64, kGrain = 1 << 14;
+  const int64_t blocks = ceil_div(rows, kTogether);
+  parallel_for(count * blocks, ceil_div(kGrain, kTogether * columns), [&](int64_t begin, int64_t end) {
+    vectorized([&]() __attribute__((always_inline)) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i % blocks * kTogether, some = std::min(kTogether, rows - first);
+        const int64_t matrix = i / blocks * rows * columns;
+        transpose(from + matrix + first * columns, columns, some, columns, to + matrix + first, rows);
+      }
     });
   });
+}
+
+// channels_last as planes
+template <class S>
+Tensor planes_of(const Tensor& t) {
+  if (!is_channels_last(t)) return t;
+  Tensor planes = empty_map(t, t.size(0), t.size(1), t.size(2), t.size(3), false);
+  reuse_memory(planes);
+  turn(t.const_data_ptr<S>(), t.size(0), t.size(2) * t.size(3), t.size(1), planes.mutable_data_ptr<S>());
   return planes;
 }
 
@@ -39,15 +41,17 @@ Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight)
   const S* weights = weight.const_data_ptr<S>();
   const bool diagonal = is_diagonal(p, weights), planes = diagonal || p.group_channels() == 1;
   const bool last = is_channels_last(grad);
-  Tensor output = empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, last && !planes);
+  Tensor output = empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, last);
   reuse_memory(output);
   if (output.numel() == 0) return output;
   if (planes) {
     const Buffer<T> kernels = kernels_of<T>(p, weights, diagonal);
     Params depthwise = p;
     depthwise.groups = p.channels;
-    input_gradient_planes<T, S>(depthwise, planes_of(grad).const_data_ptr<S>(), kernels.data(),
-                                output.mutable_data_ptr<S>());
+    Buffer<S> turned(size_t(last ? output.numel() : 0));
+    S* target = last ? turned.data() : output.mutable_data_ptr<S>();
+    input_gradient_planes<T, S>(depthwise, planes_of<S>(grad).template const_data_ptr<S>(), kernels.data(), target);
+    if (last) turn(target, p.batch, p.channels, p.y.in * p.x.in, output.mutable_data_ptr<S>());
   } else {
     input_gradient_products<T, S>(p, grad.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, last),
                                   weights, output.mutable_data_ptr<S>(),
@@ -61,8 +65,8 @@ Tensor weight_gradient(const Params& p, const Tensor& grad, const Tensor& input)
   Tensor output = empty_tensor(grad, {p.channels, p.group_outputs(), p.y.kernel, p.x.kernel});
   reuse_memory(output);
   if (p.group_channels() == 1) {
-    kernel_gradients<T, S>(p, planes_of(grad).const_data_ptr<S>(), planes_of(input).const_data_ptr<S>(),
-                           output.mutable_data_ptr<S>());
+    kernel_gradients<T, S>(p, planes_of<S>(grad).template const_data_ptr<S>(),
+                           planes_of<S>(input).template const_data_ptr<S>(), output.mutable_data_ptr<S>());
   } else {
     weight_gradient_products<T, S>(
         p, grad.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, is_channels_last(grad)),

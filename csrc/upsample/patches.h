@@ -182,7 +182,7 @@ class Patches {
         const int64_t from = exists ? std::clamp(-pixel * width_ - skipped, int64_t(0), some) : some;
         const int64_t till = exists ? std::clamp((x.out - pixel) * width_ - skipped, from, some) : some;
         const S* source = grad_ + n * step_.n + o * step_.c + line * step_.h + pixel * step_.w + skipped;
-        if (from == 0 && till == kRun) {
+        if (from == 0 && till == some && some == kRun) {
 #pragma GCC unroll 32
           for (int64_t l = 0; l < kRun; ++l) to[l] = static_cast<T>(source[l]);
         } else {

@@ -13,7 +13,8 @@ from fastvision import reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._autocast import is_any_autocast_enabled
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Kernel, Layer, Plan, plan, remembered_plan
+from fastvision.ops.upsample.conv_transpose2d_gradients import conv_transpose2d_gradients, parts
+from fastvision.ops.upsample.kernel_choice import Kernel, Layer, Plan, plan, remembered_plan
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
 from fastvision.reference.upsample.pair import to_pair
 
@@ -190,19 +191,11 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 @register_fake("conv_transpose2d")
 def _(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Sequence[int], negative_slope: float) -> Tensor:
     last = is_channels_last(input)
-    stride, padding, output_padding, dilation, groups = _parts(geometry)
+    stride, padding, output_padding, dilation, groups = parts(geometry)
     layer = Layer(
         input.shape, weight.shape, stride, padding, output_padding, groups, dilation, input.dtype, last, False
     )
     return empty_map(input, [input.shape[0], weight.shape[1] * groups, *layer.sides], last)
-
-
-def _parts(geometry: Sequence[int]) -> tuple[Pair, Pair, Pair, Pair, int]:
-    """stride, padding, output_padding, dilation, groups"""
-    if len(geometry) != 9:
-        raise ValueError(f"conv_transpose2d: expected a geometry of 9 numbers, got {len(geometry)}")
-    a, b, c, d, e, f, g, h, groups = geometry
-    return (a, b), (c, d), (e, f), (g, h), groups
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -213,23 +206,17 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> Any:
-    """By torch's own convolutions, which are differentiable again."""
     input, weight, output = ctx.saved_tensors
-    stride, padding, output_padding, dilation, groups = _parts(ctx.geometry)
     if output is not None:
-        below = torch.zeros_like(grad) if ctx.negative_slope == 0 else ctx.negative_slope * grad
-        grad = torch.where(output <= 0, below, grad)
-    needed = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
-    bias_sizes = [grad.shape[1]] if ctx.has_bias else None
-    dtype, widened = grad.dtype, grad.dtype.itemsize == 2 and not grad.is_cuda and grad.dtype not in NATIVE_HALF
-    if widened:
-        grad, input, weight = grad.float(), input.float(), weight.float()
-    gradients = torch.ops.aten.convolution_backward(
-        grad, input, weight, bias_sizes, stride, padding, dilation, True, output_padding, groups, needed
-    )
-    if widened:
-        gradients = [None if g is None else g.to(dtype) for g in gradients]
-    return *gradients, None, None
+        grad = _before_activation(grad, output, ctx.negative_slope)
+    needed = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
+    return *conv_transpose2d_gradients(grad, input, weight, ctx.geometry, needed), None, None
+
+
+def _before_activation(grad: Tensor, output: Tensor, negative_slope: float) -> Tensor:
+    if negative_slope == 0:
+        return torch.ops.aten.threshold_backward(grad, output, 0)
+    return torch.ops.aten.leaky_relu_backward(grad, output, negative_slope, True)
 
 
 register_autograd("conv_transpose2d", _backward, _save)

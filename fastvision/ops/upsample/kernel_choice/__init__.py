@@ -10,11 +10,24 @@ from torch import Tensor
 
 from fastvision.ops._memoized import memoized
 from fastvision.ops.upsample.kernel_choice import cpu, cuda
+from fastvision.ops.upsample.kernel_choice.gradients import GradientPlan, choose_gradients
 from fastvision.ops.upsample.kernel_choice.layer import Layer
 from fastvision.reference.upsample.conv_transpose2d import Pair
 from fastvision.reference.upsample.pair import to_pair
 
-__all__ = ["NATIVE_HALF", "Kernel", "Layer", "Plan", "choose_kernel", "plan", "remembered_plan"]
+__all__ = [
+    "NATIVE_HALF",
+    "GradientPlan",
+    "Kernel",
+    "Layer",
+    "Plan",
+    "choose_gradients",
+    "choose_kernel",
+    "gradient_plan",
+    "plan",
+    "remembered_gradient_plan",
+    "remembered_plan",
+]
 
 Kernel = Literal["product", "torch", "fastvision"]
 _FEW_PRODUCTS = 10_000_000  # that a GPU does in less time than three calls take to launch
@@ -93,4 +106,13 @@ def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
     return strides[1] == 1
 
 
+def gradient_plan(grad: Tensor, input: Tensor, weight: Tensor, geometry: tuple[int, ...]) -> GradientPlan:
+    """:func:`choose_gradients` of tensors of these sizes. geometry: that of a :class:`Plan`."""
+    a, b, c, d, e, f, g, h, groups = geometry
+    last = _is_channels_last(grad.shape, grad.stride())
+    pairs = (a, b), (c, d), (e, f), groups, (g, h)
+    return choose_gradients(Layer(input.shape, weight.shape, *pairs, input.dtype, last, input.is_cuda))
+
+
 remembered_plan = memoized(plan, 1024)
+remembered_gradient_plan = memoized(gradient_plan, 1024)

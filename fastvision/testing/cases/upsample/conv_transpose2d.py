@@ -110,11 +110,13 @@ def _plain_work(sample: Sample) -> Work:
 # torch's half-precision convolutions round the sum before they add the bias
 _TOLERANCES = {**TOLERANCES, torch.float16: (4e-3, 4e-3)}
 
+_OPS = ("conv_transpose2d", "conv_transpose2d_input_gradient", "conv_transpose2d_weight_gradient")
+
 CASES = (
     OpCase(
         "conv_transpose2d",
         ops.conv_transpose2d,
-        ("conv_transpose2d",),
+        _OPS,
         _samples,
         work,
         gradient_samples=_gradients,
@@ -125,7 +127,7 @@ CASES = (
     OpCase(
         "conv_transpose1d",
         ops.conv_transpose1d,
-        ("conv_transpose2d",),
+        _OPS,
         _signals,
         work,
         gradient_samples=_signal_gradients,
@@ -135,7 +137,7 @@ CASES = (
     OpCase(
         "bed_of_nails_upsample",
         ops.bed_of_nails_upsample,
-        ("conv_transpose2d",),
+        _OPS[:2],
         _plain,
         _plain_work,
         gradient_samples=_plain_gradients,
