@@ -12,10 +12,11 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from benchmarks.graphs import graphed
 from benchmarks.upsample.shapes import LAYOUTS, Shape, shapes
 from fastvision import ops
 from fastvision.ops.upsample.kernel_choice import plan
+from fastvision.testing import data
 from fastvision.testing.timing import compare, machine_facts
 
 LEAST = 0.95
@@ -46,29 +48,38 @@ class Point:
     graphed: float | None = None
 
 
-def measure(shape: Shape, layout: str, budget_s: float, device: str) -> Point:
+def measure(shape: Shape, layout: str, budget_s: float, device: str, gradients: bool = False) -> Point:
+    """gradients: forward, and backward to input and weight, through autograd."""
     features, weight = shape.tensors(device)
-    features = features.to(memory_format=LAYOUTS[layout])
+    features = features.to(memory_format=LAYOUTS[layout]).requires_grad_(gradients)
+    weight = weight.requires_grad_(gradients)
+    expected = F.conv_transpose2d(features, weight, None, *shape.arguments).detach()
+    grad = data.feature_map(*expected.shape, seed=1).to(expected, memory_format=LAYOUTS[layout])
 
-    def ours() -> Tensor:
-        return ops.conv_transpose2d(features, weight, None, *shape.arguments)
+    def call(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        output = function(features, weight, None, *shape.arguments)
+        return torch.autograd.grad(output, (features, weight), grad) if gradients else (output,)
 
-    def theirs() -> Tensor:
-        return F.conv_transpose2d(features, weight, None, *shape.arguments)
+    def ours() -> tuple[Tensor, ...]:
+        return call(ops.conv_transpose2d)
 
-    expected = theirs()
-    difference = float((ours() - expected).abs().max() / (1 + expected.abs().max()))
+    def theirs() -> tuple[Tensor, ...]:
+        return call(F.conv_transpose2d)
+
+    pairs = zip(ours(), theirs(), strict=True)
+    difference = max(float((o - t).abs().max() / (1 + t.abs().max())) for o, t in pairs)
     calls = {"ours": ours, "torch": theirs}
     times = compare(calls, budget_s=budget_s, min_rounds=7, device=device)
     ratio = times["torch"].ratio_to(times["ours"])
     pairwise = [t / o for t, o in zip(times["torch"].seconds, times["ours"].seconds, strict=False)]
     low, _, high = statistics.quantiles(pairwise, n=4)
     graphed_ratio = None
-    if features.is_cuda:
+    if features.is_cuda and not gradients:
         recorded = {label: graphed(call) for label, call in calls.items()}
         graphs = compare(recorded, budget_s=budget_s, min_rounds=7, device=device)
         graphed_ratio = graphs["torch"].ratio_to(graphs["ours"])
-    kernel = plan(features, weight, *shape.arguments, 1).kernel
+    chosen = plan(features, weight, *shape.arguments, 1)
+    kernel = "fastvision" if gradients and chosen.own_gradients else chosen.kernel
     medians = times["ours"].median, times["torch"].median
     return Point(shape.name, layout, kernel, *medians, ratio, high - low, difference, graphed_ratio)
 
@@ -78,15 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--plot", metavar="FILE", help="write a PNG of the ratios (needs matplotlib)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--gradients", action="store_true", help="forward and backward, instead of forward alone")
     parser.add_argument("--seconds", type=float, default=0.6, help="of timing for each layer and layout")
     arguments = parser.parse_args(argv)
     facts, points = machine_facts(), []
     for shape in shapes():
         for layout in LAYOUTS:
-            point = measure(shape, layout, arguments.seconds, arguments.device)
+            point = measure(shape, layout, arguments.seconds, arguments.device, arguments.gradients)
             if point.ratio < 1:
                 print(f"{point.ratio:7.2f}x; again:", flush=True)
-                point = measure(shape, layout, 4 * arguments.seconds, arguments.device)
+                point = measure(shape, layout, 4 * arguments.seconds, arguments.device, arguments.gradients)
             points.append(point)
             graphs = "" if point.graphed is None else f"{point.graphed:7.2f}x graphed"
             print(
@@ -106,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Path(arguments.json).write_text(json.dumps({"machine": facts, "points": [asdict(p) for p in points]}, indent=1))
     if arguments.plot:
         where = facts["gpu"] if arguments.device == "cuda" else f"{facts['cpu']}, {facts['threads']} threads"
-        _plot(points, f"conv_transpose2d on {where}", Path(arguments.plot))
+        what = "conv_transpose2d with its gradients" if arguments.gradients else "conv_transpose2d"
+        _plot(points, f"{what} on {where}", Path(arguments.plot))
     return 1 if wrong else 0
 
 

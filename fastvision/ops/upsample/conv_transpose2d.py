@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from fastvision import reference
+from fastvision import _eager, reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._autocast import is_any_autocast_enabled
 from fastvision.ops._layout import empty_map, is_channels_last
@@ -72,7 +73,7 @@ def conv_transpose2d(
         # caches, and on a GPU a small layer takes less than 15 us
         planned = remembered_plan(input, weight, stride, padding, output_padding, groups, dilation)
         if planned.always_torch or not is_any_autocast_enabled():
-            if planned.kernel == "torch" and activation is None:
+            if planned.kernel == "torch" and activation is None and not planned.own_gradients:
                 try:
                     return torch.conv_transpose2d(
                         input, weight, bias, stride, padding, output_padding, groups, dilation
@@ -113,7 +114,11 @@ def _conv_transpose2d(
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
-        output = torch.conv_transpose2d(input, weight, bias, *geometry)
+        if planned.own_gradients and _eager.is_plain() and _eager.wants_gradient((input, weight, bias)):
+            stride, padding, output_padding, dilation, groups = parts(planned.geometry)
+            output = _torch_with_own_gradients()(input, weight, bias, stride, padding, output_padding, groups, dilation)
+        else:
+            output = torch.conv_transpose2d(input, weight, bias, *geometry)
         return activate(output, activation, negative_slope)
     if kernel == "product":
         flat = input.flatten(1) @ weight.flatten(1)  # [N, O kh kw]
@@ -198,6 +203,28 @@ def _(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Sequence[int
     return empty_map(input, [input.shape[0], weight.shape[1] * groups, *layer.sides], last)
 
 
+@cache
+def _torch_with_own_gradients() -> Callable[..., Tensor]:
+    return _eager.function_of(torch.ops.aten.conv_transpose2d.input, _backward_of_torch, _save_for_torch)
+
+
+def _save_for_torch(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, bias, stride, padding, output_padding, groups, dilation = inputs
+    ctx.geometry = (*stride, *padding, *output_padding, *dilation, groups)
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(input, weight)
+
+
+def _backward_of_torch(ctx: Any, grad: Tensor) -> Any:
+    input, weight = ctx.saved_tensors
+    return *conv_transpose2d_gradients(grad, input, weight, ctx.geometry, _needed(ctx)), *[None] * 5
+
+
+def _needed(ctx: Any) -> tuple[bool, bool, bool]:
+    input, weight, bias = ctx.needs_input_grad[:3]
+    return input, weight, ctx.has_bias and bias
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, weight, bias, ctx.geometry, ctx.negative_slope = inputs
     ctx.has_bias = bias is not None
@@ -209,8 +236,7 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     input, weight, output = ctx.saved_tensors
     if output is not None:
         grad = _before_activation(grad, output, ctx.negative_slope)
-    needed = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2])
-    return *conv_transpose2d_gradients(grad, input, weight, ctx.geometry, needed), None, None
+    return *conv_transpose2d_gradients(grad, input, weight, ctx.geometry, _needed(ctx)), None, None
 
 
 def _before_activation(grad: Tensor, output: Tensor, negative_slope: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastvision.ops._memoized import memoized
 from fastvision.ops.upsample.kernel_choice import cpu, cuda
 from fastvision.ops.upsample.kernel_choice.gradients import GradientPlan, choose_gradients
-from fastvision.ops.upsample.kernel_choice.layer import Layer
+from fastvision.ops.upsample.kernel_choice.layer import SMALL_RESULT, Layer
 from fastvision.reference.upsample.conv_transpose2d import Pair
 from fastvision.reference.upsample.pair import to_pair
 
@@ -31,6 +31,7 @@ __all__ = [
 
 Kernel = Literal["product", "torch", "fastvision"]
 _FEW_PRODUCTS = 10_000_000  # that a GPU does in less time than three calls take to launch
+_MANY_PRODUCTS = 20_000_000  # that a CPU takes longer for than a Function in Python
 
 
 def _multiplied_natively() -> set[torch.dtype]:
@@ -67,11 +68,13 @@ class Plan(NamedTuple):
 
     geometry: stride, padding, output_padding and dilation, each of rows and of columns, and the groups.
     always_torch: whatever autocast makes of the dtype; float64, which it leaves alone, is not asked.
+    own_gradients: of a layer that is torch's, kernels of ours compute some gradient, and pay for a Function in Python.
     """
 
     kernel: Kernel
     geometry: tuple[int, ...]
     always_torch: bool
+    own_gradients: bool
 
 
 def plan(
@@ -89,11 +92,13 @@ def plan(
     layer = Layer(input.shape, weight.shape, *pairs[:3], groups, pairs[3], input.dtype, last, input.is_cuda)
     geometry = (*(number for pair in pairs for number in pair), groups)
     if not layer.sound:
-        return Plan("fastvision", geometry, False)
+        return Plan("fastvision", geometry, False, False)
     kernel = choose_kernel(layer)
     cast = (choose_kernel(layer._replace(dtype=dtype)) for dtype in (torch.float16, torch.bfloat16))
     always = kernel == "torch" and layer.dtype != torch.float64 and all(other == "torch" for other in cast)
-    return Plan(kernel, geometry, always)
+    heavy = layer.multiplications >= _MANY_PRODUCTS or layer.result_bytes >= SMALL_RESULT
+    own_gradients = kernel == "torch" and heavy and any(choose_gradients(layer))
+    return Plan(kernel, geometry, always, own_gradients)
 
 
 def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:

@@ -40,15 +40,15 @@ def _input_pays(layer: Layer) -> bool:
     if layer.depthwise:
         if layer.channels_last:
             return False
-        return large or (width >= 30 and (not even or width >= 64)) or (min(layer.stride) >= LARGE_STRIDE and not even)
+        return large or (not even and (width >= 30 or min(layer.stride) >= LARGE_STRIDE))
     if not layer.dense:
-        return not layer.channels_last and layer.outputs % LANES != 0 and layer.positions <= 8000
+        return False
     if layer.channels <= LANES:  # patches are laid out for few products
         return False
     if min(layer.stride) >= LARGE_STRIDE:
         return few_images and (large or not layer.channels_last)
     if layer.multiplications <= (4_000_000 if layer.channels_last else 1_800_000):
-        return layer.positions <= 2 * _FEW_POSITIONS
+        return layer.positions <= 2 * _FEW_POSITIONS and not _leaves_vectors_empty(layer)
     return not layer.channels_last and layer.windows and (large or (width >= 25 and few_images))
 
 
@@ -61,16 +61,25 @@ def _weight_pays(layer: Layer) -> bool:
             return taps > _LONG_ROW or (width >= 40 and taps >= 4 and few_images)
         return taps > _LONG_ROW or (taps >= 4 and width > 8) or (width >= 40 and layer.channels % LANES != 0)
     if not layer.dense:
-        return not layer.channels_last and width >= 5 and layer.result_bytes <= LARGE_RESULT // 3
+        return not layer.channels_last and width >= 5 and layer.multiplications <= 10_000_000
     if taps > _LONG_ROW:
         return True
-    if layer.outputs * layer.kernel[0] * taps < 2 * LANES:  # would leave vectors of taps empty
+    if _leaves_vectors_empty(layer):
         return False
-    if layer.channels < LANES and layer.outputs > 2 * LANES:  # patches are laid out for few products
-        return layer.multiplications <= 2_000_000
     if layer.windows and large:
         return True
+    strided, few = min(layer.stride) > 1, layer.multiplications <= 2_000_000
     if layer.channels_last:
-        return layer.positions <= (_FEW_POSITIONS if min(layer.stride) > 1 else _FEW_POSITIONS // 4)
-    small = layer.multiplications <= 2_000_000 or layer.positions <= 90
-    return few_images and (layer.windows or small or (layer.outputs <= 50 and width >= 25))
+        light = layer.multiplications <= 50_000_000
+        if layer.positions <= _FEW_POSITIONS // 4:
+            return light or layer.weights >= 1 << 20
+        return light and strided and layer.positions <= _FEW_POSITIONS and layer.channels > LANES
+    if layer.channels <= LANES:  # patches are laid out for few products
+        return few and few_images and layer.outputs <= 2 * LANES
+    narrow = layer.outputs <= 50 and width >= 25 and strided
+    return few_images and (few or narrow or (layer.windows and width >= 8))
+
+
+def _leaves_vectors_empty(layer: Layer) -> bool:
+    """Of taps."""
+    return layer.outputs * layer.kernel[0] * layer.kernel[1] < 2 * LANES
