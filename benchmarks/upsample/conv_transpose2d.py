@@ -13,7 +13,7 @@ from benchmarks.memory import memory_columns
 from benchmarks.upsample.shapes import LAYOUTS, Shape
 from benchmarks.workload import OURS, Options, Workload, case, close_products
 from fastvision import ops
-from fastvision.testing import Sample
+from fastvision.testing import Sample, data
 
 TORCH = "torch"
 COMPILED = "torch compiled"  # "reference compiled" would be our own loop over taps
@@ -29,6 +29,14 @@ TARGETS: dict[Shape, tuple[float, float | None]] = {
     Shape("Johnson", 1, 64, 32, 3, 2, 128, 128, 1, 1): (0.95, 0.95),
     Shape("DCGAN", 64, 128, 3, 4, 2, 32, 32, 1): (1, 0.95),
 }
+# the same with both gradients
+TRAINED: dict[Shape, tuple[float, float]] = {
+    Shape("Mask R-CNN", 100, 256, 256, 2, 2, 14, 14): (1.3, 1.1),
+    Shape("FCN-32s", 1, 21, 21, 64, 32, 34, 45, groups=21, weights="bilinear"): (10, 5),
+    Shape("FCN-32s", 1, 21, 21, 64, 32, 34, 45): (2, 2),
+    Shape("U-Net", 1, 128, 64, 2, 2, 196, 196): (1.5, 1.5),
+    Shape("Johnson", 1, 64, 32, 3, 2, 128, 128, 1, 1): (0.95, 0.95),
+}
 
 
 def workloads(options: Options) -> Iterator[Workload]:
@@ -37,6 +45,10 @@ def workloads(options: Options) -> Iterator[Workload]:
         for (layout, memory_format), target in zip(LAYOUTS.items(), targets, strict=True):
             features, weight = shape.tensors(options.device)
             yield _forward(shape, layout, features.to(memory_format=memory_format), weight, target, options)
+    for shape, targets in TRAINED.items():
+        for (layout, memory_format), target in zip(LAYOUTS.items(), targets, strict=True):
+            features, weight = shape.tensors(options.device)
+            yield _trained(shape, layout, features.to(memory_format=memory_format), weight, target, options)
     features, weight = Shape("Mask R-CNN", 100, 256, 256, 2, 2, 14, 14).tensors(options.device)
     for layout, memory_format in LAYOUTS.items():
         yield _fused(layout, features.to(memory_format=memory_format), weight, options)
@@ -63,6 +75,26 @@ def _forward(
     name = f"conv_transpose2d {shape.name} {layout}"
     columns = memory_columns(contenders[OURS], cuda=options.cuda)
     return Workload("upsample", name, contenders, close_products(options, 1e-3), work, goal, columns)
+
+
+def _trained(shape: Shape, layout: str, features: Tensor, weight: Tensor, target: float, options: Options) -> Workload:
+    """Forward, and backward to input and weight."""
+    inputs = features.requires_grad_(), weight.requires_grad_()
+    output = F.conv_transpose2d(*inputs, None, *shape.arguments).detach()
+    # of a mean over positions: sums over as many of torch's are off in the fifth digit
+    grad = data.feature_map(*output.shape, seed=1).div_(shape.height * shape.width)
+    grad = grad.to(output, memory_format=LAYOUTS[layout])
+
+    def with_gradients(function: Callable[..., Tensor]) -> Callable[[], Any]:
+        return lambda: torch.autograd.grad(function(*inputs, None, *shape.arguments), inputs, grad)
+
+    contenders = {OURS: with_gradients(ops.conv_transpose2d), TORCH: with_gradients(F.conv_transpose2d)}
+    if not options.quick:
+        contenders[COMPILED] = with_gradients(torch.compile(F.conv_transpose2d, dynamic=False))
+    goal = {} if options.cuda else {TORCH: target}
+    columns = memory_columns(contenders[OURS], cuda=options.cuda)
+    name = f"conv_transpose2d {shape.name} {layout}, forward and backward"
+    return Workload("upsample", name, contenders, close_products(options, 1e-3), targets=goal, columns=columns)
 
 
 def _cuda_target(shape: Shape) -> float:

@@ -76,7 +76,7 @@ def _weight_pays(layer: Layer) -> bool:
         return light and strided and layer.positions <= _FEW_POSITIONS and layer.channels > LANES
     if layer.channels <= LANES:  # patches are laid out for few products
         return few and few_images and layer.outputs <= 2 * LANES
-    narrow = layer.outputs <= 50 and width >= 25 and strided
+    narrow = layer.outputs <= 50 and width >= 25 and strided and layer.multiplications <= 200_000_000
     return few_images and (few or narrow or (layer.windows and width >= 8))
 
 
