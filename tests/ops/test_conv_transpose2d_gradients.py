@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastvision import _library, ops
-from fastvision.ops.upsample.kernel_choice import GradientPlan
+from fastvision.ops.upsample.kernel_choice import GradientPlan, Plan
 from fastvision.testing import data
 
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to differentiate")
@@ -166,6 +166,34 @@ def test_gradients_do_not_depend_on_who_computes_them(
             torch.testing.assert_close(a, e)
 
 
+@ACTIVATIONS
+@pytest.mark.parametrize("biased", [True, False])
+def test_derivatives_of_layers_that_torch_computes(
+    activation: str, biased: bool, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """Forward by torch, gradients by kernels of ours."""
+    module = sys.modules["fastvision.ops.upsample.conv_transpose2d"]
+    monkeypatch.setattr(
+        module, "remembered_plan", lambda *_: Plan("torch", (2, 2, 1, 1, 0, 0, 1, 1, 1), False, own_gradients=True)
+    )
+    gradients = sys.modules["fastvision.ops.upsample.conv_transpose2d_gradients"]
+    monkeypatch.setattr(gradients, "remembered_gradient_plan", lambda *_: GradientPlan(True, True))
+    x, weight, bias = tensors(device, torch.contiguous_format, 3, 2, (4, 4))
+    chosen: Any = None if activation == "none" else activation
+
+    def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return ops.conv_transpose2d(x, weight, bias if biased else None, 2, 1, activation=chosen)
+
+    output = layer(x, weight, bias)
+    name = type(output.grad_fn if activation == "none" else output.grad_fn.next_functions[0][0]).__name__
+    assert name == "Eager_conv_transpose2dBackward"
+    args = (x, weight, bias)
+    assert torch.autograd.gradcheck(layer, args, fast_mode=True)
+    assert torch.autograd.gradgradcheck(layer, args, fast_mode=True)
+    with torch.no_grad():
+        assert torch.equal(layer(x, weight, bias), output)
+
+
 @pytest.mark.parametrize(
     ("channels", "taps", "stride", "groups"),
     [(4, (64, 64), 32, 4), (4, (5, 5), 2, 4), (4, (7, 3), 1, 1), (20, (16, 16), 8, 1), (20, (2, 2), 2, 1)],
@@ -194,6 +222,7 @@ def test_gradients_of_no_images(groups: Any, device: torch.device) -> None:
     assert to_weight.shape == weight.shape and not to_weight.any()
 
 
+@pytest.mark.skipif(_library.BACKEND != "native", reason="elsewhere torch computes them, and promises no such thing")
 @pytest.mark.parametrize("groups", [(1, 21, 21), (21, 1, 1), (1, 3, 2)])
 def test_gradients_do_not_depend_on_the_number_of_threads(groups: Any, device: torch.device) -> None:
     rest = ((2, 2), (1, 1), (0, 0), groups[0], (1, 1))

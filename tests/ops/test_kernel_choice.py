@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from fastvision import ops
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, Layer, choose_kernel, cpu, cuda, plan
+from fastvision.ops.upsample.kernel_choice import (
+    NATIVE_HALF,
+    Layer,
+    choose_gradients,
+    choose_kernel,
+    cpu,
+    cuda,
+    plan,
+)
 
 _cuda_pays = cuda.pays
 _module = sys.modules["fastvision.ops.upsample.conv_transpose2d"]
@@ -233,3 +241,38 @@ def test_what_is_always_torchs_under_autocast(
         assert outside.dtype == x.dtype
     assert results[0].dtype == results[1].dtype
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        ((21, 21, 64, 32, 34, 21), (True, True)),  # FCN, depthwise
+        ((21, 21, 64, 32, 34), (True, True)),  # and dense
+        ((128, 64, 2, 2, 196), (True, True)),  # U-Net's last, 39 MB
+        ((256, 256, 3, 1, 56), (False, False)),  # what oneDNN is best at
+        ((96, 8, 2, 2, 9), (True, True)),  # few products
+        ((64, 64, 7, 1, 14, 64), (False, True)),
+    ],
+)
+def test_whose_gradients(layer: Any, expected: Any) -> None:
+    assert choose_gradients(a_layer(*layer)) == expected
+    assert choose_gradients(a_layer(*layer, dtype=torch.float64)) == (True, True)
+    assert choose_gradients(a_layer(*layer, cuda=True)) == (False, False)
+
+
+def test_gradients_in_channels_last() -> None:
+    def chosen(*sizes: int) -> Any:
+        return choose_gradients(a_layer(*sizes, channels_last=True))
+
+    assert chosen(21, 21, 64, 32, 34, 21) == (False, True)
+    assert chosen(128, 64, 2, 2, 196) == (False, True)
+    assert chosen(256, 256, 3, 1, 56) == (False, False)
+
+
+def test_a_layer_of_torchs_may_have_gradients_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "pays", lambda layer: False)
+    weights = torch.empty(128, 64, 2, 2)
+    sizes = (2, 0, 0, 1, 1)
+    assert plan(torch.empty(1, 128, 196, 196), weights, *sizes).own_gradients
+    assert not plan(torch.empty(1, 128, 9, 9), weights, *sizes).own_gradients  # too small for a Function in Python
+    assert not plan(torch.empty(1, 256, 56, 56), torch.empty(256, 256, 3, 3), 1, 1, 0, 1, 1).own_gradients
