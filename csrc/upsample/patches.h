@@ -27,7 +27,12 @@ class Patches {
   static constexpr int64_t kMostPositions = 256;  // that are asked for at once
 
   Patches(const Params& p, const S* grad, const Strides& step)
-      : p_(p), grad_(grad), step_(step), last_(step.c == 1 && step.w != 1), columns_(gemm::tile<T>().columns) {
+      : p_(p),
+        grad_(grad),
+        end_(grad + p.batch * p.outputs * p.y.out * p.x.out),
+        step_(step),
+        last_(step.c == 1 && step.w != 1),
+        columns_(gemm::tile<T>().columns) {
     const int64_t outputs = p.group_outputs();
     // of one row of the kernel, where its taps lie side by side
     const bool rows = p.x.dilation == 1 && step.w == (last_ ? outputs : 1);
@@ -203,7 +208,8 @@ class Patches {
   static constexpr int64_t kRun = gemm::kMostColumns<T>;
 
   const Params& p_;
-  const S *grad_, *end_;
+  const S* const grad_;
+  const S* const end_;
   const Strides step_;
   const bool last_;
   const int64_t columns_;
