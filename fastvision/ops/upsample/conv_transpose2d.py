@@ -36,10 +36,11 @@ def conv_transpose2d(
 ) -> Tensor:
     """Every input pixel adds the kernel, weighted with itself, to the output, ``stride`` pixels after its neighbour.
 
-    ``choose_kernel`` decides by the shape whether torch's convolution or one of ours runs. On the CPU a dense layer
-    whose kernels are zero off the diagonal (FCN's bilinear upsampling, as initialised) is found to be one and costs
-    what a depthwise layer does; an infinite or NaN input then stays in its own channel, where the zeros of the others
-    would make it NaN in all. Outside the input some of our kernels read zeros, which an infinite weight makes NaN.
+    ``choose_kernel`` decides by the shape whether torch's convolution or one of ours runs, and on the CPU
+    ``choose_gradients`` the same of each gradient. There a dense layer whose kernels are zero off the diagonal (FCN's
+    bilinear upsampling, as initialised) is found to be one and costs what a depthwise layer does; an infinite or NaN
+    input, or gradient, then stays in its own channel, where the zeros of the others would make it NaN in all. Outside
+    the input some of our kernels read zeros, which an infinite weight makes NaN.
 
     Args:
         input: ``[N, C, H, W]``, or ``[C, H, W]`` without a batch, any strides; channels_last stays so.
