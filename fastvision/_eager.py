@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, is_grad_enabled
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.compiler import is_compiling
 
 _PRIVATE = (  # of torch._C, and not promised to stay
@@ -33,6 +33,11 @@ if _AVAILABLE:
     _is_function_mode_enabled: Any = torch._C._is_torch_function_mode_enabled
     _is_tracing: Any = torch._C._is_tracing
     _VMAP_MODE: Any = torch._C._parse_dispatch_key("VmapMode")
+
+
+def is_forward_mode() -> bool:
+    """Whether dual numbers are about, of which a ``Function`` without a rule for them makes an error."""
+    return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def is_plain() -> bool:

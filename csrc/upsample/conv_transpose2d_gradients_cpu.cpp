@@ -38,6 +38,7 @@ Tensor planes_of(const Tensor& t) {
 
 template <class T, class S>
 Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight) {
+  if (p.outputs == 0) return clear_tensor(empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, is_channels_last(grad)));
   const S* weights = weight.const_data_ptr<S>();
   const bool diagonal = is_diagonal(p, weights), planes = diagonal || p.group_channels() == 1;
   const bool last = is_channels_last(grad);
@@ -63,6 +64,7 @@ Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight)
 template <class T, class S>
 Tensor weight_gradient(const Params& p, const Tensor& grad, const Tensor& input) {
   Tensor output = empty_tensor(grad, {p.channels, p.group_outputs(), p.y.kernel, p.x.kernel});
+  if (output.numel() == 0) return output;
   reuse_memory(output);
   if (p.group_channels() == 1) {
     kernel_gradients<T, S>(p, planes_of<S>(grad).template const_data_ptr<S>(),

@@ -164,7 +164,9 @@ class KernelGradient {
         rows_(p),
         inputs_(size_t(whole_vectors<T>(p.x.in))),
         lanes_(size_t(wide_ ? 0 : taps_)),
-        sums_(size_t(taps_)) {}
+        sums_(size_t(taps_)) {
+    std::fill_n(inputs_.data(), whole_vectors<T>(p.x.in), T(0));  // what lies beyond the row stays zero
+  }
 
   [[gnu::always_inline]] void clear() {
     std::fill_n(sums_.data(), taps_, T(0));

@@ -121,7 +121,7 @@ void weight_gradient_products(const Params& p, const S* grad, const Strides& in,
       const int64_t begin = std::min(positions, at * part), end = std::min(positions, begin + part);
       T* target = sums.data() + (at * p.groups + group) * size;
       const int64_t last_panel = std::min(panels, panel + block);
-      if (begin == end) std::fill_n(target, size, T(0));
+      if (begin == end && panel == 0) std::fill_n(target, size, T(0));
       for (int64_t q = begin; q < end; q += kDepth) {
         const int64_t depth = std::min(kDepth, end - q);
         vectorized([&]() __attribute__((always_inline)) {

@@ -142,8 +142,7 @@ class Patches {
     }
   }
 
-  // `room`: numbers that `to` has place for.
-  // to[l] = source[l * stride] from `from` till `till`, and zero elsewhere
+  // to[l] = source[l * stride] from `from` till `till`, and zero elsewhere. `room`: numbers that `to` has place for.
   [[gnu::always_inline]] void spread(const S* source, int64_t stride, int64_t from, int64_t till, int64_t count,
                                      int64_t room, T* __restrict to) const {
     // in vectors, whose rest is overwritten by the positions that follow, or is that of none

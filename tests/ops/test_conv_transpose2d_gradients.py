@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastvision import _library, ops
 from fastvision.ops.upsample.kernel_choice import GradientPlan, Plan
@@ -192,6 +193,9 @@ def test_derivatives_of_layers_that_torch_computes(
     assert torch.autograd.gradgradcheck(layer, args, fast_mode=True)
     with torch.no_grad():
         assert torch.equal(layer(x, weight, bias), output)
+    with forward_ad.dual_level():
+        dual = layer(forward_ad.make_dual(x, torch.ones_like(x)), weight, bias)
+        assert forward_ad.unpack_dual(dual).tangent is not None
 
 
 @pytest.mark.parametrize(
@@ -220,6 +224,30 @@ def test_gradients_of_no_images(groups: Any, device: torch.device) -> None:
     to_input, to_weight = kernels(grad[:0], input[:0], weight, *rest)
     assert to_input.shape == (0, 6, 4, 5)
     assert to_weight.shape == weight.shape and not to_weight.any()
+
+
+@pytest.mark.skipif(_library.BACKEND != "native", reason="torch's own, elsewhere, has none")
+@pytest.mark.parametrize(("groups", "taps"), [(1, (3, 3)), (1, (3, 13)), (4, (3, 3))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_no_outputs(groups: int, taps: Any, dtype: torch.dtype) -> None:
+    grad = torch.zeros(1, 0, 2 * 4 + taps[0], 2 * 4 + taps[1], dtype=dtype)
+    input, weight = torch.ones(1, 4, 5, 5, dtype=dtype), torch.ones(4, 0, *taps, dtype=dtype)
+    to_input, to_weight = kernels(grad, input, weight, (2, 2), (0, 0), (0, 0), groups, (1, 1))
+    assert to_input.shape == input.shape and not to_input.any()
+    assert to_weight.shape == weight.shape
+
+
+@pytest.mark.parametrize("groups", [(8, 1, 1), (1, 8, 8)])
+@pytest.mark.parametrize("taps", [(3, 3), (2, 18)])
+def test_what_memory_held_before_does_not_matter(groups: Any, taps: Any, device: torch.device) -> None:
+    rest = ((2, 2), (1, 1), (0, 0), groups[0], (1, 1))
+    layer = [t.to(device) for t in a_layer(groups, (2, 5, 21), taps, torch.float32, *rest)]
+    expected = kernels(*layer, *rest)
+    for _ in range(20):
+        spoilt = [torch.full((count,), torch.nan, device=device) for count in range(8, 4096, 8)]
+        del spoilt
+        for a, e in zip(kernels(*layer, *rest), expected, strict=True):
+            assert torch.equal(a, e)
 
 
 @pytest.mark.skipif(_library.BACKEND != "native", reason="elsewhere torch computes them, and promises no such thing")

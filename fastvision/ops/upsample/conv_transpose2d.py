@@ -40,7 +40,8 @@ def conv_transpose2d(
     ``choose_gradients`` the same of each gradient. There a dense layer whose kernels are zero off the diagonal (FCN's
     bilinear upsampling, as initialised) is found to be one and costs what a depthwise layer does; an infinite or NaN
     input, or gradient, then stays in its own channel, where the zeros of the others would make it NaN in all. Outside
-    the input some of our kernels read zeros, which an infinite weight makes NaN.
+    a map some of our kernels read zeros, which an infinite weight makes NaN, or in the weight's gradient an infinite
+    input.
 
     Args:
         input: ``[N, C, H, W]``, or ``[C, H, W]`` without a batch, any strides; channels_last stays so.
@@ -61,7 +62,8 @@ def conv_transpose2d(
 
     Complexity:
         ``O(N C O / groups H W kh kw)``; memory beside input and output: a copy of the weights, and one of
-        the input or up to 16 MB a thread.
+        the input or up to 16 MB a thread. Gradients: one to three copies of the weights, and for depthwise layers in
+        channels_last one of the maps.
 
     Reference:
         Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4; sub-pixel phases: Shi
@@ -115,7 +117,8 @@ def _conv_transpose2d(
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
-        if planned.own_gradients and _eager.is_plain() and _eager.wants_gradient((input, weight, bias)):
+        trained = planned.own_gradients and _eager.is_plain() and _eager.wants_gradient((input, weight, bias))
+        if trained and not _eager.is_forward_mode():
             stride, padding, output_padding, dilation, groups = parts(planned.geometry)
             output = _torch_with_own_gradients()(input, weight, bias, stride, padding, output_padding, groups, dilation)
         else:
@@ -241,6 +244,7 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
 
 
 def _before_activation(grad: Tensor, output: Tensor, negative_slope: float) -> Tensor:
+    """As torch's own activations; of a NaN ``relu`` passes the gradient on, ``leaky_relu`` with its slope."""
     if negative_slope == 0:
         return torch.ops.aten.threshold_backward(grad, output, 0)
     return torch.ops.aten.leaky_relu_backward(grad, output, negative_slope, True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from fastvision.ops._memoized import memoized
 from fastvision.ops.upsample.kernel_choice import cpu, cuda
 from fastvision.ops.upsample.kernel_choice.gradients import GradientPlan, choose_gradients
-from fastvision.ops.upsample.kernel_choice.layer import SMALL_RESULT, Layer
+from fastvision.ops.upsample.kernel_choice.layer import NATIVE_HALF, SMALL_RESULT, Layer
 from fastvision.reference.upsample.conv_transpose2d import Pair
 from fastvision.reference.upsample.pair import to_pair
 
@@ -32,19 +31,6 @@ __all__ = [
 Kernel = Literal["product", "torch", "fastvision"]
 _FEW_PRODUCTS = 10_000_000  # that a GPU does in less time than three calls take to launch
 _MANY_PRODUCTS = 20_000_000  # that a CPU takes longer for than a Function in Python
-
-
-def _multiplied_natively() -> set[torch.dtype]:
-    """The half types oneDNN multiplies on this processor; of others torch's convolution rounds every partial sum."""
-    found = set()
-    for dtype, query in ((torch.float16, "_is_mkldnn_fp16_supported"), (torch.bfloat16, "_is_mkldnn_bf16_supported")):
-        with contextlib.suppress(AttributeError, RuntimeError):  # neither is promised to stay
-            if getattr(torch.ops.mkldnn, query)():
-                found.add(dtype)
-    return found
-
-
-NATIVE_HALF = _multiplied_natively()
 
 
 def choose_kernel(layer: Layer) -> Kernel:

@@ -10,7 +10,13 @@ from typing import NamedTuple
 
 import torch
 
-from fastvision.ops.upsample.kernel_choice.layer import LANES, LARGE_RESULT, LARGE_STRIDE, Layer
+from fastvision.ops.upsample.kernel_choice.layer import (
+    LANES,
+    LARGE_RESULT,
+    LARGE_STRIDE,
+    NATIVE_HALF,
+    Layer,
+)
 
 _LONG_ROW = 12  # taps of a row of the kernel; longer ones oneDNN adds up slowly
 _FEW_POSITIONS = 1300  # for which it prepares more than it multiplies
@@ -30,6 +36,8 @@ def choose_gradients(layer: Layer) -> GradientPlan:
         return GradientPlan(False, False)
     if layer.dtype == torch.float64:  # for which oneDNN has nothing
         return GradientPlan(True, True)
+    if layer.dtype in NATIVE_HALF and not layer.depthwise:  # oneDNN multiplies what we would widen to float32
+        return GradientPlan(False, False)
     return GradientPlan(_input_pays(layer), _weight_pays(layer))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,19 @@ TINY_RESULT, SMALL_RESULT, LARGE_RESULT = 1 << 20, 8 << 20, 32 << 20
 LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 LANES = 16  # numbers of a vector
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def _multiplied_natively() -> set[torch.dtype]:
+    """The half types oneDNN multiplies on this processor; of others torch's convolution rounds every partial sum."""
+    found = set()
+    for dtype, query in ((torch.float16, "_is_mkldnn_fp16_supported"), (torch.bfloat16, "_is_mkldnn_bf16_supported")):
+        with contextlib.suppress(AttributeError, RuntimeError):  # neither is promised to stay
+            if getattr(torch.ops.mkldnn, query)():
+                found.add(dtype)
+    return found
+
+
+NATIVE_HALF = _multiplied_natively()
 
 
 class Layer(NamedTuple):
