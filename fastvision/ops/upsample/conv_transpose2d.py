@@ -14,8 +14,8 @@ from fastvision import _eager, reference
 from fastvision._library import call, register_autograd, register_fake, with_reference
 from fastvision.ops._autocast import is_any_autocast_enabled
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops.upsample.conv_transpose2d_gradients import conv_transpose2d_gradients, parts
-from fastvision.ops.upsample.kernel_choice import Kernel, Layer, Plan, plan, remembered_plan
+from fastvision.ops.upsample.conv_transpose2d_gradients import conv_transpose2d_gradients
+from fastvision.ops.upsample.kernel_choice import Kernel, Layer, Plan, parts, plan, remembered_plan
 from fastvision.reference.upsample.conv_transpose2d import Activation, Pair, activate
 from fastvision.reference.upsample.pair import to_pair
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastvision._library import BACKEND, LOADED, call, register_autograd, register_fake
 from fastvision.ops._layout import empty_map, is_channels_last
-from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, gradient_plan, remembered_gradient_plan
+from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, gradient_plan, parts, remembered_gradient_plan
 from fastvision.reference.upsample.conv_transpose2d import Pair
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -57,34 +57,25 @@ def _by_torch(
     return gradients
 
 
-def parts(geometry: Sequence[int]) -> tuple[Pair, Pair, Pair, Pair, int]:
-    """stride, padding, output_padding, dilation, groups"""
-    if len(geometry) != 9:
-        raise ValueError(f"conv_transpose2d: expected a geometry of 9 numbers, got {len(geometry)}")
-    a, b, c, d, e, f, g, h, groups = geometry
-    return (a, b), (c, d), (e, f), (g, h), groups
-
-
 def _input_size(grad: Tensor, weight: Tensor, geometry: Sequence[int]) -> list[int]:
-    stride, padding, output_padding, dilation, _ = parts(geometry)
-    sides = [
-        (grad.shape[2 + d] - 1 - output_padding[d] + 2 * padding[d] - dilation[d] * (weight.shape[2 + d] - 1))
-        // stride[d]
-        + 1
-        for d in range(2)
-    ]
-    return [grad.shape[0], weight.shape[0], *sides]
+    stride, _, _, dilation, _ = parts(geometry)
+    return [grad.shape[0], weight.shape[0], *_sides(grad, weight, geometry, stride, dilation)]
 
 
 def _weight_size(grad: Tensor, input: Tensor, geometry: Sequence[int]) -> list[int]:
-    stride, padding, output_padding, dilation, groups = parts(geometry)
-    taps = [
-        (grad.shape[2 + d] - 1 - output_padding[d] + 2 * padding[d] - stride[d] * (input.shape[2 + d] - 1))
-        // dilation[d]
+    stride, _, _, dilation, groups = parts(geometry)
+    return [input.shape[1], grad.shape[1] // groups, *_sides(grad, input, geometry, dilation, stride)]
+
+
+def _sides(grad: Tensor, known: Tensor, geometry: Sequence[int], step: Pair, known_step: Pair) -> list[int]:
+    """Height and width of the input or the weight, from those of the other, each with its steps in the output."""
+    _, padding, output_padding, _, _ = parts(geometry)
+    return [
+        (grad.shape[2 + d] - 1 - output_padding[d] + 2 * padding[d] - known_step[d] * (known.shape[2 + d] - 1))
+        // step[d]
         + 1
         for d in range(2)
     ]
-    return [input.shape[1], grad.shape[1] // groups, *taps]
 
 
 @register_fake("conv_transpose2d_input_gradient")

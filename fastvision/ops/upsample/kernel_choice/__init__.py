@@ -10,7 +10,7 @@ from torch import Tensor
 from fastvision.ops._memoized import memoized
 from fastvision.ops.upsample.kernel_choice import cpu, cuda
 from fastvision.ops.upsample.kernel_choice.gradients import GradientPlan, choose_gradients
-from fastvision.ops.upsample.kernel_choice.layer import NATIVE_HALF, SMALL_RESULT, Layer
+from fastvision.ops.upsample.kernel_choice.layer import NATIVE_HALF, SMALL_RESULT, Layer, parts
 from fastvision.reference.upsample.conv_transpose2d import Pair
 from fastvision.reference.upsample.pair import to_pair
 
@@ -23,6 +23,7 @@ __all__ = [
     "choose_gradients",
     "choose_kernel",
     "gradient_plan",
+    "parts",
     "plan",
     "remembered_gradient_plan",
     "remembered_plan",
@@ -99,10 +100,10 @@ def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
 
 def gradient_plan(grad: Tensor, input: Tensor, weight: Tensor, geometry: tuple[int, ...]) -> GradientPlan:
     """:func:`choose_gradients` of tensors of these sizes. geometry: that of a :class:`Plan`."""
-    a, b, c, d, e, f, g, h, groups = geometry
+    stride, padding, output_padding, dilation, groups = parts(geometry)
     last = _is_channels_last(grad.shape, grad.stride())
-    pairs = (a, b), (c, d), (e, f), groups, (g, h)
-    return choose_gradients(Layer(input.shape, weight.shape, *pairs, input.dtype, last, input.is_cuda))
+    where = (stride, padding, output_padding, groups, dilation)
+    return choose_gradients(Layer(input.shape, weight.shape, *where, input.dtype, last, input.is_cuda))
 
 
 remembered_plan = memoized(plan, 1024)

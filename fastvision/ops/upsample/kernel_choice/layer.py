@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,14 @@ def _multiplied_natively() -> set[torch.dtype]:
 
 
 NATIVE_HALF = _multiplied_natively()
+
+
+def parts(geometry: Sequence[int]) -> tuple[Pair, Pair, Pair, Pair, int]:
+    """stride, padding, output_padding, dilation, groups"""
+    if len(geometry) != 9:
+        raise ValueError(f"conv_transpose2d: expected a geometry of 9 numbers, got {len(geometry)}")
+    a, b, c, d, e, f, g, h, groups = geometry
+    return (a, b), (c, d), (e, f), (g, h), groups
 
 
 class Layer(NamedTuple):
