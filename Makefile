@@ -31,8 +31,8 @@ cmake = .venv/bin/cmake -S . -B build/$(1) -G Ninja --log-level=STATUS \
 	  | sed -n '/fastvision:/p' && \
 	.venv/bin/cmake --build build/$(1) && .venv/bin/cmake --install build/$(1) --prefix $(2) >/dev/null
 
-.PHONY: help env build emulated emulated-asan test test-cpu test-emulated test-emulated-rest test-instrument test-asan test-abi wheel \
-  demo lint format bench bench-gpu test-gpu clean
+.PHONY: help env build emulated emulated-asan cpu-asan test test-cpu test-emulated test-emulated-rest test-instrument test-asan \
+  test-asan-cpu test-abi wheel demo lint format bench bench-gpu test-gpu clean
 
 help:  ## this list
 	@echo "make TARGET [PYTHON=python3] [TORCH=$(TORCH)] [CUDA=1|0] [CMAKE_CUDA_ARCHITECTURES=90-real] [JOBS=$(JOBS)]"
@@ -59,6 +59,9 @@ emulated: $(ENV)  ## fastvision/_C_emulated*.so: the CUDA kernels compiled for t
 emulated-asan: $(ENV)  ## the same with sanitizers, in build/asan/site
 	@$(call cmake,asan,build/asan/site,-DFASTVISION_EMULATED=ON -DFASTVISION_SANITIZE=ON)
 
+cpu-asan: $(ENV)  ## the CPU kernels with sanitizers, in build/asan-cpu/site
+	@$(call cmake,asan-cpu,build/asan-cpu/site,-DFASTVISION_CUDA=OFF -DFASTVISION_SANITIZE=ON)
+
 test: test-cpu test-emulated-rest test-instrument test-asan  ## all tests that need no GPU
 
 test-cpu: build
@@ -76,7 +79,10 @@ test-instrument: $(ENV)
 	.venv/bin/pytest $(PYTEST_FLAGS) csrc/emulation/tests
 
 test-asan: emulated-asan
-	scripts/test_sanitized.sh $(PYTEST_FLAGS)
+	scripts/test_sanitized.sh build/asan emulated $(PYTEST_FLAGS)
+
+test-asan-cpu: cpu-asan  ## the op tests of the CPU kernels under sanitizers, which `make test` leaves out
+	scripts/test_sanitized.sh build/asan-cpu native $(PYTEST_FLAGS)
 
 wheel: $(ENV)  ## dist/fastvision-*.whl
 	rm -rf dist && mkdir -p build

@@ -48,7 +48,7 @@ def with_processor(capability: str, *sizes: int, **kwargs: Any) -> str:
 
 
 def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_CAPABILITY", "AVX2")
+    monkeypatch.setattr(cpu, "CAPABILITY", "AVX2")
     assert chosen(512, 512, 7, 1, 1) == "product"
     assert chosen(21, 21, 64, 32, 40, 21) == "fastvision"
     assert chosen(512, 256, 4, 2, 4) == "torch"
@@ -255,18 +255,43 @@ def test_what_is_always_torchs_under_autocast(
     ],
 )
 def test_whose_gradients(layer: Any, expected: Any) -> None:
-    assert choose_gradients(a_layer(*layer)) == expected
+    assert choose_gradients(a_layer(*layer), "AVX512") == expected
     assert choose_gradients(a_layer(*layer, dtype=torch.float64)) == (True, True)
     assert choose_gradients(a_layer(*layer, cuda=True)) == (False, False)
 
 
 def test_gradients_in_channels_last() -> None:
     def chosen(*sizes: int) -> Any:
-        return choose_gradients(a_layer(*sizes, channels_last=True))
+        return choose_gradients(a_layer(*sizes, channels_last=True), "AVX512")
 
     assert chosen(21, 21, 64, 32, 34, 21) == (False, True)
     assert chosen(128, 64, 2, 2, 196) == (False, True)
     assert chosen(256, 256, 3, 1, 56) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "planes", "last"),
+    [
+        ((21, 21, 64, 32, 34, 21), (True, True), (False, True)),
+        ((21, 21, 64, 32, 34), (True, True), (True, True)),
+        ((128, 64, 2, 2, 196), (True, True), (False, False)),
+        ((256, 256, 3, 1, 56), (False, False), (False, False)),
+        ((96, 8, 2, 2, 9), (True, True), (True, True)),
+        ((64, 8, 3, 1, 30), (False, True), (False, False)),
+        ((64, 64, 7, 1, 14, 64), (False, True), (False, False)),
+        ((64, 32, 3, 2, 10, 4), (True, True), (False, True)),  # groups
+    ],
+)
+def test_whose_gradients_on_avx2(layer: Any, planes: Any, last: Any) -> None:
+    assert choose_gradients(a_layer(*layer), "AVX2") == planes
+    assert choose_gradients(a_layer(*layer, channels_last=True), "AVX2") == last
+
+
+@pytest.mark.parametrize(("capability", "padding"), [("AVX512", 6), ("AVX2", 4)])
+def test_depthwise_layers_onednn_has_no_kernel_for(capability: str, padding: int) -> None:
+    layer = a_layer(64, 64, 32, 8, 20, 64)
+    assert not choose_gradients(layer._replace(padding=(0, padding)), capability).input
+    assert choose_gradients(layer._replace(padding=(0, padding + 1)), capability).input
 
 
 def test_a_layer_of_torchs_may_have_gradients_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

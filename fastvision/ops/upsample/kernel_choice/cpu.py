@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from fastvision.ops.upsample.kernel_choice.layer import (
+    CAPABILITY,
     LANES,
     LARGE_RESULT,
     LARGE_STRIDE,
@@ -17,7 +18,6 @@ from fastvision.ops.upsample.kernel_choice.layer import (
     Layer,
 )
 
-_CAPABILITY = torch.backends.cpu.get_cpu_capability()
 _LARGE_MAP = 1 << 22  # numbers
 _LEAST_PIXELS = 48  # of a map; fewer leave tiles of pixels empty
 _FEW_POSITIONS = 512  # fewer do not pay for laying out the weights
@@ -28,7 +28,7 @@ def pays(layer: Layer, capability: str | None = None) -> bool:
 
     capability: of the processor, as :func:`torch.backends.cpu.get_cpu_capability` says it.
     """
-    capability = capability or _CAPABILITY
+    capability = capability or CAPABILITY
     if layer.dtype == torch.float64:
         return _pays_in_double(layer, capability)
     if capability == "AVX512":

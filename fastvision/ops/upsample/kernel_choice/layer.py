@@ -15,6 +15,7 @@ from fastvision.reference.upsample.conv_transpose2d import Pair
 TINY_RESULT, SMALL_RESULT, LARGE_RESULT = 1 << 20, 8 << 20, 32 << 20
 LARGE_STRIDE = 8  # from it on, neighbouring outputs are a run of one row of the kernel
 LANES = 16  # numbers of a vector
+CAPABILITY = torch.backends.cpu.get_cpu_capability()  # the widest instructions of this processor: AVX512, AVX2, ...
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
