@@ -22,7 +22,16 @@ namespace py = pybind11;
 // torch's classes of tensors, and how they are read.
 struct Tensors {
   py::tuple types;
+  py::function unreadable;
   const DLPackExchangeAPI* exchange;
+
+  // An error of the exchange takes 2 ms, and it has one for each tensor of a transform.
+  bool readable() const {
+    PyObject* answer = PyObject_CallNoArgs(unreadable.ptr());
+    if (answer == nullptr) PyErr_Clear();
+    Py_XDECREF(answer);
+    return answer == Py_False;
+  }
 
   bool reads(PyObject* object) const {
     const auto type = reinterpret_cast<PyObject*>(Py_TYPE(object));
@@ -106,7 +115,7 @@ bool Key::add(PyObject* argument, const Tensors& tensors) {
 bool Key::tensor(PyObject* object, const DLPackExchangeAPI& exchange) {
   DLTensor read;
   if (exchange.dltensor_from_py_object_no_sync(object, &read) != 0) {
-    PyErr_Clear();  // sparse, of a transform, ...
+    PyErr_Clear();  // sparse, ...
     return false;
   }
   const DLDataType& dtype = read.dtype;  // one byte, one byte, and lanes, which are 1
@@ -144,7 +153,7 @@ constexpr const char* kCapsule = "fastvision.memo";
 PyObject* recall(PyObject* self, PyObject* const* arguments, Py_ssize_t count) {
   auto& memo = *static_cast<Memo*>(PyCapsule_GetPointer(self, kCapsule));
   Key key;
-  bool known = true;
+  bool known = memo.tensors.readable();
   for (Py_ssize_t i = 0; known && i < count; ++i) known = key.add(arguments[i], memo.tensors);
   if (known) {
     const auto found = memo.answers.find(key.words());
@@ -160,9 +169,9 @@ PyMethodDef recall_definition = {"memoized", reinterpret_cast<PyCFunction>(reint
 
 }  // namespace
 
-py::object memoize(py::function function, size_t most, py::tuple tensor_types) {
+py::object memoize(py::function function, size_t most, py::tuple tensor_types, py::function unreadable) {
   const auto exchange = exchange_of(tensor_types);
-  auto memo = new Memo{std::move(function), most, {std::move(tensor_types), exchange}, {}};
+  auto memo = new Memo{std::move(function), most, {std::move(tensor_types), std::move(unreadable), exchange}, {}};
   const py::capsule owner(
       memo, kCapsule, [](PyObject* capsule) { delete static_cast<Memo*>(PyCapsule_GetPointer(capsule, kCapsule)); });
   return py::reinterpret_steal<py::object>(PyCFunction_New(&recall_definition, owner.ptr()));

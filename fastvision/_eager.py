@@ -23,11 +23,10 @@ _PRIVATE = (  # of torch._C, and not promised to stay
     "_is_tracing",
     "_parse_dispatch_key",
 )
-_AVAILABLE = all(hasattr(torch._C, name) for name in _PRIVATE)
+_AVAILABLE = all(hasattr(torch._C, name) for name in _PRIVATE) and hasattr(forward_ad, "_current_level")
 if _AVAILABLE:
     # looked up once: a call passes here several times
     _any_requires_grad: Any = torch._C._any_requires_grad
-    _are_transforms_active: Any = torch._C._are_functorch_transforms_active
     _BelowAutograd: Any = torch._C._AutoDispatchBelowAutograd
     _is_included: Any = torch._C._dispatch_tls_is_dispatch_key_included
     _is_function_mode_enabled: Any = torch._C._is_torch_function_mode_enabled
@@ -35,23 +34,42 @@ if _AVAILABLE:
     _VMAP_MODE: Any = torch._C._parse_dispatch_key("VmapMode")
 
 
+def _never() -> bool:
+    return False
+
+
+# of torch.func
+are_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", _never)
+
+
 def is_forward_mode() -> bool:
-    """Whether dual numbers are about, of which a ``Function`` without a rule for them makes an error."""
+    """Whether dual numbers are about."""
     return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def is_plain() -> bool:
     """Whether a call is all it looks like: no graph is traced, no mode or transform looks on.
 
-    The tensors of a transform do not say what those inside them require, and VmapMode is that of ``is_grads_batched``.
+    The tensors of a transform do not say what those inside them require, dual numbers would lose their tangents, and
+    VmapMode is that of ``is_grads_batched``.
     """
     return _AVAILABLE and not (
         is_compiling()
         or _is_tracing()
-        or _are_transforms_active()
+        or are_transforms_active()
+        or forward_ad._current_level >= 0
         or _is_function_mode_enabled()
         or _is_included(_VMAP_MODE)
     )
+
+
+def is_traced() -> bool:
+    return is_compiling() or (_AVAILABLE and bool(_is_tracing()))
+
+
+def is_transformed() -> bool:
+    """Whether transforms of ``torch.func`` or dual numbers are about."""
+    return are_transforms_active() or is_forward_mode()
 
 
 def wants_gradient(args: Sequence[Any]) -> bool:

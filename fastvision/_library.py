@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
 
-from fastvision import _eager
+from fastvision import _eager, _transforms
 
 _MODULES = {"native": "fastvision._C", "emulated": "fastvision._C_emulated"}
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -83,11 +83,17 @@ def with_reference(reference: Callable[..., Any]) -> Callable[[_F], _F]:
 
 
 _gradients: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}  # what register_autograd was given
+_images: dict[str, Sequence[int]] = {}
 
 
 @cache
 def _function(name: str) -> Callable[..., Any]:
     return _eager.function_of(getattr(torch.ops.fastvision, name).default, *_gradients[name])
+
+
+@cache
+def _transformable(name: str) -> Callable[..., Any]:
+    return _transforms.function_of(getattr(torch.ops.fastvision, name).default, *_gradients[name], _images[name])
 
 
 @cache
@@ -98,6 +104,10 @@ def _op(name: str) -> Callable[..., Any]:
 def call(name: str, *args: Any) -> Any:
     """``torch.ops.fastvision.name(*args)`` of an op with a registered gradient, with less around it in eager mode."""
     if not _eager.is_plain():
+        if _eager.is_transformed():
+            if not _eager.is_traced():
+                return _transformable(name)(*args)
+            torch._dynamo.graph_break()  # what is compiled of an op knows nothing of transforms
         return getattr(torch.ops.fastvision, name)(*args)
     if _eager.wants_gradient(args):
         return _function(name)(*args)
@@ -115,11 +125,16 @@ def register_fake(name: str) -> Callable[[_F], _F]:
     return decorate
 
 
-def register_autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
-    """The gradient of ``fastvision::name``."""
+def register_autograd(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., Any], images: Sequence[int] = ()
+) -> None:
+    """The gradient of ``fastvision::name``.
+
+    images: the arguments that have an image along their first axis, where all outputs do.
+    """
     if LOADED:
         torch.library.register_autograd(f"fastvision::{name}", backward, setup_context=setup_context)
-        _gradients[name] = backward, setup_context
+        _gradients[name], _images[name] = (backward, setup_context), images
 
 
 def once_differentiable(name: str) -> None:

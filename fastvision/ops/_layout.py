@@ -11,7 +11,10 @@ from torch import Tensor
 
 def is_channels_last(t: Tensor) -> bool:
     """Dense as N, H, W, C; a tensor that is dense both ways counts as N, C, H, W."""
-    return t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
+    try:
+        return t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
+    except RuntimeError:  # inside of vmap torch does not say
+        return False
 
 
 def empty_map(like: Tensor, size: Sequence[Any], channels_last: bool) -> Tensor:

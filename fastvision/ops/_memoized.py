@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from fastvision._eager import are_transforms_active
 from fastvision._library import MODULE
 
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -24,4 +25,4 @@ def memoized(function: _F, most: int) -> _F:
     """
     if MODULE is None:
         return function
-    return MODULE.memoize(function, most, (torch.Tensor, torch.nn.Parameter))
+    return MODULE.memoize(function, most, (torch.Tensor, torch.nn.Parameter), are_transforms_active)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from case_calls import call, differentiated
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from fastvision import _library
 from fastvision.testing.case import DTYPES, OpCase, Sample
@@ -20,11 +21,6 @@ by_name = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 differentiable = pytest.mark.parametrize("case", [c for c in CASES if c.differentiable], ids=lambda c: c.id)
 traceable = pytest.mark.parametrize("case", [c for c in CASES if c.traceable], ids=lambda c: c.id)
 CPU = torch.device("cpu")
-
-
-def call(op: Any, sample: Sample) -> Any:
-    """A tensor, or a tuple, list or dict of them (of tuples, and so on); run lengths are text."""
-    return op(*sample.args, **sample.kwargs)
 
 
 def is_full(sample: Sample) -> bool:
@@ -38,21 +34,6 @@ def widened(sample: Sample) -> Sample:
         return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
     return Sample(sample.name, tree_map(widen, sample.args), sample.kwargs)
-
-
-def differentiated(case: OpCase, sample: Sample) -> tuple[list[Tensor], Any]:
-    """Leaves that require gradients, and the op as a function of them."""
-    found, spec = tree_flatten([sample.args[i] for i in case.differentiable])
-    leaves = [t.detach().clone().requires_grad_() for t in found]
-
-    def function(op: Any, *tensors: Tensor) -> Tensor:
-        args = list(sample.args)
-        for position, value in zip(case.differentiable, tree_unflatten(list(tensors), spec), strict=True):
-            args[position] = value
-        result: Tensor = op(*args, **sample.kwargs)
-        return result
-
-    return leaves, function
 
 
 def assert_close(case: OpCase, sample: Sample, actual: Any, expected: Any) -> None:
@@ -112,7 +93,7 @@ def test_gradcheck(case: OpCase, device: torch.device) -> None:
     for sample in case.gradient_samples(device):
         leaves, call_op = differentiated(case, sample)
         function = functools.partial(call_op, case.op)
-        assert torch.autograd.gradcheck(function, tuple(leaves))
+        assert torch.autograd.gradcheck(function, tuple(leaves), check_forward_ad=case.linear)
         if case.linear:
             # in random directions: the first derivative was just checked entry by entry
             assert torch.autograd.gradgradcheck(function, tuple(leaves), fast_mode=True)

@@ -90,5 +90,5 @@ def symmetric_product(a: Tensor, b: Tensor, divisor: int) -> Tensor:
     return (product + product.transpose(1, 2)) / max(divisor, 1)
 
 
-register_autograd("gram_matrix", _gram_backward, _save_gram)
-register_autograd("gram_matrix_backward", _gram_double_backward, _save_gram_backward)
+register_autograd("gram_matrix", _gram_backward, _save_gram, images=(0,))
+register_autograd("gram_matrix_backward", _gram_double_backward, _save_gram_backward, images=(0, 1))

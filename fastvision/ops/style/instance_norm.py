@@ -178,5 +178,5 @@ def _instance_norm_double_backward(ctx: Any, *grads: Tensor) -> Any:
     return *gradients, *((None,) * 6)  # bias to slope: the bias moves the activation's kink alone
 
 
-register_autograd("instance_norm", _instance_norm_backward, _save_forward)
+register_autograd("instance_norm", _instance_norm_backward, _save_forward, images=(0, 3))
 register_autograd("instance_norm_backward", _instance_norm_double_backward, _save_backward)

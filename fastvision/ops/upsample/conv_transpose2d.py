@@ -118,7 +118,7 @@ def _conv_transpose2d(
         kernel = "fastvision"  # which says so
     if kernel == "torch":
         trained = planned.own_gradients and _eager.is_plain() and _eager.wants_gradient((input, weight, bias))
-        if trained and not _eager.is_forward_mode():
+        if trained:
             stride, padding, output_padding, dilation, groups = parts(planned.geometry)
             output = _torch_with_own_gradients()(input, weight, bias, stride, padding, output_padding, groups, dilation)
         else:
@@ -250,4 +250,4 @@ def _before_activation(grad: Tensor, output: Tensor, negative_slope: float) -> T
     return torch.ops.aten.leaky_relu_backward(grad, output, negative_slope, True)
 
 
-register_autograd("conv_transpose2d", _backward, _save)
+register_autograd("conv_transpose2d", _backward, _save, images=(0,))

@@ -113,7 +113,7 @@ def _weight_gradient_backward(ctx: Any, to_output: Tensor) -> Any:
     return to_grad, to_input, None
 
 
-register_autograd("conv_transpose2d_input_gradient", _input_gradient_backward, _save)
+register_autograd("conv_transpose2d_input_gradient", _input_gradient_backward, _save, images=(0,))
 register_autograd("conv_transpose2d_weight_gradient", _weight_gradient_backward, _save)
 
 

@@ -118,5 +118,5 @@ def _unpool_double_backward(ctx: Any, grad: Tensor) -> Any:
     return call("max_unpool2d", grad, indices, *ctx.size), None
 
 
-register_autograd("max_unpool2d", _unpool_backward, _save_forward)
-register_autograd("max_unpool2d_backward", _unpool_double_backward, _save_backward)
+register_autograd("max_unpool2d", _unpool_backward, _save_forward, images=(0, 1))
+register_autograd("max_unpool2d_backward", _unpool_double_backward, _save_backward, images=(0, 1))

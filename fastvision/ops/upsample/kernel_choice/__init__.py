@@ -6,7 +6,9 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
+from fastvision._eager import are_transforms_active
 from fastvision.ops._memoized import memoized
 from fastvision.ops.upsample.kernel_choice import cpu, cuda
 from fastvision.ops.upsample.kernel_choice.gradients import GradientPlan, choose_gradients
@@ -83,9 +85,21 @@ def plan(
     kernel = choose_kernel(layer)
     cast = (choose_kernel(layer._replace(dtype=dtype)) for dtype in (torch.float16, torch.bfloat16))
     always = kernel == "torch" and layer.dtype != torch.float64 and all(other == "torch" for other in cast)
-    heavy = layer.multiplications >= _MANY_PRODUCTS or layer.result_bytes >= SMALL_RESULT
-    own_gradients = kernel == "torch" and heavy and any(choose_gradients(layer))
+    light = _is_light(layer)
+    if light and kernel == "fastvision" and layer.dtype.itemsize > 2 and _is_inside_transforms():
+        kernel = "torch"
+    own_gradients = kernel == "torch" and not light and any(choose_gradients(layer))
     return Plan(kernel, geometry, always, own_gradients)
+
+
+def _is_inside_transforms() -> bool:
+    """Of torch.func, which see into an op of ours through a Function in Python alone; nothing is remembered there."""
+    return not is_compiling() and are_transforms_active()
+
+
+def _is_light(layer: Layer) -> bool:
+    """Whether a Function in Python takes longer."""
+    return layer.multiplications < _MANY_PRODUCTS and layer.result_bytes < SMALL_RESULT
 
 
 def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
@@ -103,7 +117,10 @@ def gradient_plan(grad: Tensor, input: Tensor, weight: Tensor, geometry: tuple[i
     stride, padding, output_padding, dilation, groups = parts(geometry)
     last = _is_channels_last(grad.shape, grad.stride())
     where = (stride, padding, output_padding, groups, dilation)
-    return choose_gradients(Layer(input.shape, weight.shape, *where, input.dtype, last, input.is_cuda))
+    layer = Layer(input.shape, weight.shape, *where, input.dtype, last, input.is_cuda)
+    if _is_light(layer) and _is_inside_transforms():
+        return GradientPlan(False, False)
+    return choose_gradients(layer)
 
 
 remembered_plan = memoized(plan, 1024)
