@@ -123,17 +123,26 @@ def _conv_transpose2d(
             output = _torch_with_own_gradients()(input, weight, bias, stride, padding, output_padding, groups, dilation)
         else:
             output = torch.conv_transpose2d(input, weight, bias, *geometry)
-        return activate(output, activation, negative_slope)
+        return _activate(output, activation, negative_slope)
     if kernel == "product":
         flat = input.flatten(1) @ weight.flatten(1)  # [N, O kh kw]
         output = flat.view(-1, *weight.shape[1:])
-        return activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
+        return _activate(output if bias is None else output + bias[:, None, None], activation, negative_slope)
     # the backward tells by the sign of an output on which side of zero the sum was; a negative slope turns it
     slope = 1.0 if activation is None else 0.0 if activation == "relu" else negative_slope
     if slope < 0:
         output = call("conv_transpose2d", input, weight, bias, planned.geometry, 1.0)
-        return activate(output, activation, slope)
+        return _activate(output, activation, slope)
     return call("conv_transpose2d", input, weight, bias, planned.geometry, slope)
+
+
+def _activate(fresh: Tensor, activation: Activation | None, negative_slope: float) -> Tensor:
+    """In place: another map would be as dear as many a layer."""
+    if activation is None or (
+        activation == "leaky_relu" and negative_slope < 0
+    ):  # whose sign tells on which side it was
+        return activate(fresh, activation, negative_slope)
+    return fresh.relu_() if activation == "relu" else torch.nn.functional.leaky_relu_(fresh, negative_slope)
 
 
 def _check_activation(activation: str | None) -> None:
