@@ -1,13 +1,14 @@
-"""Upsampling: transposed convolutions and the unpooling layers of DeconvNet."""
+"""Upsampling: transposed convolutions, the unpooling layers of DeconvNet, and repetition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.upsample import conv_transpose2d, max_unpool2d
+from benchmarks.upsample import conv_transpose2d, max_unpool2d, nearest_upsample
 from benchmarks.workload import Options, Workload
 
 
 def workloads(options: Options) -> Iterator[Workload]:
     yield from conv_transpose2d.workloads(options)
     yield from max_unpool2d.workloads(options)
+    yield from nearest_upsample.workloads(options)

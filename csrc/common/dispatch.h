@@ -32,6 +32,17 @@ auto dispatch_floating(const char* op, ScalarType type, F f) {
   }
 }
 
+// Calls f(Type<word>{}) with an unsigned integer of the size of an element, for numbers that are moved and not computed
+// with.
+template <class F>
+void dispatch_words(const Tensor& tensor, F f) {
+  switch (tensor.element_size()) {
+    case 2: return f(Type<uint16_t>{});
+    case 4: return f(Type<uint32_t>{});
+    default: return f(Type<uint64_t>{});
+  }
+}
+
 // Calls f(Type<double>{}) for float64 and f(Type<float>{}) for everything else.
 template <class F>
 auto dispatch_geometry(ScalarType type, F f) {

@@ -81,16 +81,6 @@ inline Tensor with_flat_planes(const Tensor& map) {
                                 {map.size(0), map.size(1), 1, map.size(2) * map.size(3)});
 }
 
-// Calls f(Type<word>{}) with an unsigned integer of the size of an element.
-template <class F>
-void dispatch_words(const Tensor& tensor, F f) {
-  switch (tensor.element_size()) {
-    case 2: return f(Type<uint16_t>{});
-    case 4: return f(Type<uint32_t>{});
-    default: return f(Type<uint64_t>{});
-  }
-}
-
 // The first element of a tensor and its strides.
 template <class T>
 struct Map {

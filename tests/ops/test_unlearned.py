@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from fastvision import ops
+from fastvision import _library, ops
+from fastvision.testing.case import DTYPES
 
 
 def test_unlearned_upsampling_of_two_by_two(device: torch.device) -> None:
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]], device=device)
     assert ops.nearest_upsample(x, 2)[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
     assert ops.bed_of_nails_upsample(x, 2)[0, 0].tolist() == [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing is registered")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
+def test_nearest_upsample_as_an_op(factor: int, last: bool, dtype: torch.dtype, device: torch.device) -> None:
+    """Maps of every size, whoever they are left to in :func:`nearest_upsample`."""
+    layout = torch.channels_last if last else torch.contiguous_format
+    for size in ((2, 3, 5, 6), (1, 16, 7, 33), (2, 21, 4, 4), (1, 40, 1, 70), (3, 2, 1, 1)):
+        x = torch.randn(size, device=device).to(dtype, memory_format=layout)
+        out = torch.ops.fastvision.nearest_upsample(x, factor)
+        assert torch.equal(out, ops.nearest_upsample.reference(x, factor))
+        kept = torch.contiguous_format if x.is_contiguous() else layout  # dense both ways counts as planes
+        assert out.is_contiguous(memory_format=kept)
+        grad = torch.randn(out.shape, device=device).to(dtype, memory_format=kept)
+        back = torch.ops.fastvision.nearest_upsample_backward(grad, factor)
+        cells = grad.double().unflatten(3, (size[3], factor)).unflatten(2, (size[2], factor))
+        tolerance = {torch.float16: 4e-3, torch.bfloat16: 4e-2}.get(dtype, 1e-5)
+        torch.testing.assert_close(back.double(), cells.sum((3, 5)), rtol=tolerance, atol=tolerance)
+        assert back.shape == size and back.dtype == dtype and back.is_contiguous(memory_format=kept)
+
+
+@pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing is registered")
+def test_what_nearest_upsample_does_not_take() -> None:
+    op, back = torch.ops.fastvision.nearest_upsample, torch.ops.fastvision.nearest_upsample_backward
+    if _library.BACKEND == "emulated":
+        pytest.skip("torch's own serves")
+    for function, args, message in (
+        (op, (torch.zeros(3, 4, 4), 2), "of shape"),
+        (op, (torch.zeros(1, 3, 4, 4), 0), "at least 1"),
+        (op, (torch.zeros(1, 3, 4, 4, dtype=torch.int64), 2), "of dtype"),
+        (back, (torch.zeros(1, 3, 4, 5), 2), "divisible by 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(*args)
+
+
+def test_large_maps(device: torch.device) -> None:
+    """In channels_last small ones are torch's."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(1, 32, 40, 41, device=device).to(memory_format=layout).requires_grad_()
+        out = ops.nearest_upsample(x, 2)
+        expected = torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+        assert torch.equal(out, expected) and out.stride() == expected.stride()
+        grad = torch.randn_like(out)
+        torch.testing.assert_close(*(torch.autograd.grad(y, x, grad)[0] for y in (out, expected)))
+        compiled = torch.compile(ops.nearest_upsample, fullgraph=True, backend="aot_eager")(x, 2)
+        assert torch.equal(compiled, expected) and compiled.stride() == expected.stride()
+        torch.testing.assert_close(
+            *(torch.autograd.grad(y.sum(), x)[0] for y in (compiled, ops.nearest_upsample(x, 2)))
+        )
 
 
 def test_nails_stay_where_they_are(device: torch.device) -> None:

@@ -147,7 +147,7 @@ CASES = (
     OpCase(
         "nearest_upsample",
         ops.nearest_upsample,
-        (),
+        ("nearest_upsample", "nearest_upsample_backward"),
         _plain,
         _plain_work,
         gradient_samples=_plain_gradients,

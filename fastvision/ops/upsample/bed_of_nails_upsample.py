@@ -1,42 +1,13 @@
-"""Upsampling without weights, by whole factors: copies of each pixel, or one of it among zeros."""
+"""Upsampling by whole factors, each pixel among zeros."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastvision import reference
 from fastvision._library import with_reference
 from fastvision.ops._autocast import without_autocast
 from fastvision.ops.upsample.conv_transpose2d import conv_transpose2d
-
-
-@with_reference(reference.upsample.nearest_upsample)
-def nearest_upsample(input: Tensor, factor: int) -> Tensor:
-    """Every pixel becomes ``factor x factor`` copies of itself.
-
-    Args:
-        input: ``[N, C, H, W]``, floating; channels_last in gives channels_last out.
-        factor: at least 1.
-
-    Shapes:
-        ``[N, C, H, W] -> [N, C, factor H, factor W]``. Differentiable, any number of times.
-
-    Raises:
-        ValueError: a factor below 1, an input that is not ``[N, C, H, W]`` and floating.
-
-    Complexity:
-        ``O(N C H W factor^2)``.
-
-    Reference:
-        torch's ``interpolate(mode="nearest")``, which runs here.
-    """
-    reference.upsample.check_factor("nearest_upsample", input, factor)
-    if input.numel() == 0:
-        return reference.upsample.nearest_upsample(input, factor)
-    height, width = input.shape[2:]
-    with without_autocast(input):  # or it would be float32 on CUDA
-        return torch.nn.functional.interpolate(input, (height * factor, width * factor), mode="nearest")
 
 
 @with_reference(reference.upsample.bed_of_nails_upsample)

@@ -1,0 +1,169 @@
+// nearest_upsample on the CPU: a row of copies, and copies of that row.
+#include <torch/csrc/stable/library.h>
+
+#include <cstring>
+
+#include "common/copy.h"
+#include "common/memory.h"
+#include "common/parallel.h"
+#include "common/recycled.h"
+#include "common/simd.h"
+#include "upsample/nearest_upsample.h"
+
+namespace fastvision::nearest_upsample {
+namespace {
+
+constexpr int64_t kGrain = 1 << 14;  // numbers of the larger map that are worth a thread
+
+// The rows of a map, one after the other: of planes, or of pixels with all their channels.
+struct Rows {
+  int64_t count, pixels, lanes;  // input rows, pixels of one, and neighbours that are repeated together
+
+  Rows(const Params& p, bool channels_last)
+      : count(p.batch * p.height * (channels_last ? 1 : p.channels)),
+        pixels(p.width),
+        lanes(channels_last ? p.channels : 1) {}
+
+  int64_t grain(int64_t factor) const { return std::max<int64_t>(1, kGrain / (pixels * lanes * factor * factor)); }
+};
+
+template <class W>
+[[gnu::always_inline]] inline void repeat_row(const Rows& rows, int64_t factor, const W* __restrict from,
+                                              W* __restrict to) {
+  if (rows.lanes > 1) {
+    for (int64_t x = 0; x < rows.pixels; ++x, from += rows.lanes) {
+      for (int64_t j = 0; j < factor; ++j, to += rows.lanes) copy(from, rows.lanes, to);
+    }
+  } else if (factor == 2) {
+    for (int64_t x = 0; x < rows.pixels; ++x) to[2 * x] = from[x], to[2 * x + 1] = from[x];
+  } else if (factor == 4) {
+    for (int64_t x = 0; x < rows.pixels; ++x) {
+      to[4 * x] = from[x], to[4 * x + 1] = from[x], to[4 * x + 2] = from[x], to[4 * x + 3] = from[x];
+    }
+  } else {
+    for (int64_t x = 0; x < rows.pixels; ++x) std::fill_n(to + x * factor, factor, from[x]);
+  }
+}
+
+// The sums of factor rows, each `length` numbers.
+template <class T, class S>
+[[gnu::always_inline]] inline void add_rows(const S* __restrict from, int64_t length, int64_t factor,
+                                            T* __restrict sums) {
+  for (int64_t i = 0; i < length; ++i) sums[i] = static_cast<T>(from[i]);
+  for (int64_t r = 1; r < factor; ++r) {
+    const S* __restrict row = from + r * length;
+    for (int64_t i = 0; i < length; ++i) sums[i] += static_cast<T>(row[i]);
+  }
+}
+
+template <class T, class S>
+[[gnu::always_inline]] inline void add_neighbours(const T* __restrict from, int64_t pixels, int64_t factor,
+                                                  S* __restrict to) {
+  if (factor == 2) {
+    for (int64_t x = 0; x < pixels; ++x) to[x] = static_cast<S>(from[2 * x] + from[2 * x + 1]);
+    return;
+  }
+  for (int64_t x = 0; x < pixels; ++x) {
+    T total = from[x * factor];
+    for (int64_t j = 1; j < factor; ++j) total += from[x * factor + j];
+    to[x] = static_cast<S>(total);
+  }
+}
+
+// to[c] = the sum over factor x factor pixels of `lanes` channels, rows of them `step` numbers apart. sums: [lanes]
+template <class T, class S>
+[[gnu::always_inline]] inline void add_pixels(const S* __restrict from, int64_t step, int64_t lanes, int64_t factor,
+                                              T* __restrict sums, S* __restrict to) {
+  if (factor == 2) {
+    const S* __restrict right = from + lanes, * __restrict below = from + step, * __restrict last = below + lanes;
+    for (int64_t c = 0; c < lanes; ++c) {
+      to[c] = static_cast<S>((static_cast<T>(from[c]) + static_cast<T>(right[c])) +
+                             (static_cast<T>(below[c]) + static_cast<T>(last[c])));
+    }
+    return;
+  }
+  for (int64_t c = 0; c < lanes; ++c) sums[c] = T(0);
+  for (int64_t r = 0; r < factor; ++r) {
+    for (int64_t j = 0; j < factor; ++j) {
+      const S* __restrict pixel = from + r * step + j * lanes;
+      for (int64_t c = 0; c < lanes; ++c) sums[c] += static_cast<T>(pixel[c]);
+    }
+  }
+  for (int64_t c = 0; c < lanes; ++c) to[c] = static_cast<S>(sums[c]);
+}
+
+Tensor forward(const Tensor& input, int64_t factor) {
+  const Params p = forward_params("nearest_upsample", input, factor);
+  const Tensor source = dense(input);
+  const bool channels_last = is_channels_last(source);
+  Tensor output = empty_map(input, p.batch, p.channels, p.height * factor, p.out_width(), channels_last);
+  if (output.numel() == 0) return output;
+  reuse_memory(output);
+  const Rows rows(p, channels_last);
+  const int64_t length = rows.pixels * rows.lanes, out_length = length * factor;
+  dispatch_words(source, [&](auto w) {
+    using W = typename decltype(w)::type;
+    const W* from = static_cast<const W*>(source.const_data_ptr());
+    W* to = static_cast<W*>(output.mutable_data_ptr());
+    parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t y = begin; y < end; ++y) {
+          W* first = to + y * factor * out_length;
+          repeat_row(rows, factor, from + y * length, first);
+          for (int64_t r = 1; r < factor; ++r) {
+            if (rows.lanes > 1) {  // runs as long as these are copied as fast from where there are fewer of them
+              repeat_row(rows, factor, from + y * length, first + r * out_length);
+            } else {
+              std::memcpy(first + r * out_length, first, size_t(out_length) * sizeof(W));
+            }
+          }
+        }
+      });
+    });
+  });
+  return output;
+}
+
+Tensor backward(const Tensor& grad, int64_t factor) {
+  constexpr const char* kOp = "nearest_upsample_backward";
+  const Params p = backward_params(kOp, grad, factor);
+  const Tensor source = dense(grad);
+  const bool channels_last = is_channels_last(source);
+  Tensor output = empty_map(grad, p.batch, p.channels, p.height, p.width, channels_last);
+  if (output.numel() == 0) return output;
+  reuse_memory(output);
+  const Rows rows(p, channels_last);
+  const int64_t length = rows.pixels * rows.lanes, grad_length = length * factor;
+  dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
+    using S = typename decltype(t)::type;
+    using T = Accumulator<S>;
+    const S* from = source.const_data_ptr<S>();
+    S* to = output.mutable_data_ptr<S>();
+    parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
+      Buffer<T> sums{size_t(grad_length)};
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t y = begin; y < end; ++y) {
+          const S* first = from + y * factor * grad_length;
+          if (rows.lanes == 1) {
+            add_rows(first, grad_length, factor, sums.data());
+            add_neighbours(sums.data(), rows.pixels, factor, to + y * length);
+            continue;
+          }
+          for (int64_t x = 0; x < rows.pixels; ++x) {
+            add_pixels(first + x * factor * rows.lanes, grad_length, rows.lanes, factor, sums.data(),
+                       to + y * length + x * rows.lanes);
+          }
+        }
+      });
+    });
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace fastvision::nearest_upsample
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("nearest_upsample", TORCH_BOX(&fastvision::nearest_upsample::forward));
+  m.impl("nearest_upsample_backward", TORCH_BOX(&fastvision::nearest_upsample::backward));
+}
