@@ -89,6 +89,8 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
   m.def("conv_transpose2d_weight_gradient(Tensor grad, Tensor input, int[] geometry) -> Tensor");
   m.def("max_unpool2d(Tensor input, Tensor indices, SymInt height, SymInt width) -> Tensor");
   m.def("max_unpool2d_backward(Tensor grad, Tensor indices) -> Tensor");
+  m.def("bed_of_nails_upsample(Tensor input, SymInt factor) -> Tensor");
+  m.def("bed_of_nails_upsample_backward(Tensor grad, SymInt factor) -> Tensor");
   m.def("nearest_upsample(Tensor input, SymInt factor) -> Tensor");
   m.def("nearest_upsample_backward(Tensor grad, SymInt factor) -> Tensor");
 }

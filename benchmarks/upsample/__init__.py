@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.upsample import conv_transpose2d, max_unpool2d, nearest_upsample
+from benchmarks.upsample import conv_transpose2d, max_unpool2d, whole_factor
 from benchmarks.workload import Options, Workload
 
 
 def workloads(options: Options) -> Iterator[Workload]:
     yield from conv_transpose2d.workloads(options)
     yield from max_unpool2d.workloads(options)
-    yield from nearest_upsample.workloads(options)
+    yield from whole_factor.workloads(options)

@@ -6,26 +6,13 @@
 #include "common/copy.h"
 #include "common/memory.h"
 #include "common/parallel.h"
-#include "common/recycled.h"
 #include "common/simd.h"
-#include "upsample/nearest_upsample.h"
+#include "upsample/whole_factor.h"
 
 namespace fastvision::nearest_upsample {
 namespace {
 
-constexpr int64_t kGrain = 1 << 14;  // numbers of the larger map that are worth a thread
-
-// The rows of a map, one after the other: of planes, or of pixels with all their channels.
-struct Rows {
-  int64_t count, pixels, lanes;  // input rows, pixels of one, and neighbours that are repeated together
-
-  Rows(const Params& p, bool channels_last)
-      : count(p.batch * p.height * (channels_last ? 1 : p.channels)),
-        pixels(p.width),
-        lanes(channels_last ? p.channels : 1) {}
-
-  int64_t grain(int64_t factor) const { return std::max<int64_t>(1, kGrain / (pixels * lanes * factor * factor)); }
-};
+using whole_factor::Params, whole_factor::Rows;
 
 template <class W>
 [[gnu::always_inline]] inline void repeat_row(const Rows& rows, int64_t factor, const W* __restrict from,
@@ -93,14 +80,12 @@ template <class T, class S>
 }
 
 Tensor forward(const Tensor& input, int64_t factor) {
-  const Params p = forward_params("nearest_upsample", input, factor);
+  const Params p = whole_factor::forward_params("nearest_upsample", input, factor);
   const Tensor source = dense(input);
-  const bool channels_last = is_channels_last(source);
-  Tensor output = empty_map(input, p.batch, p.channels, p.height * factor, p.out_width(), channels_last);
+  Tensor output = whole_factor::empty_output(p, source, true);
   if (output.numel() == 0) return output;
-  reuse_memory(output);
-  const Rows rows(p, channels_last);
-  const int64_t length = rows.pixels * rows.lanes, out_length = length * factor;
+  const Rows rows(p, is_channels_last(source));
+  const int64_t length = rows.length(), out_length = length * factor;
   dispatch_words(source, [&](auto w) {
     using W = typename decltype(w)::type;
     const W* from = static_cast<const W*>(source.const_data_ptr());
@@ -126,14 +111,12 @@ Tensor forward(const Tensor& input, int64_t factor) {
 
 Tensor backward(const Tensor& grad, int64_t factor) {
   constexpr const char* kOp = "nearest_upsample_backward";
-  const Params p = backward_params(kOp, grad, factor);
+  const Params p = whole_factor::backward_params(kOp, grad, factor);
   const Tensor source = dense(grad);
-  const bool channels_last = is_channels_last(source);
-  Tensor output = empty_map(grad, p.batch, p.channels, p.height, p.width, channels_last);
+  Tensor output = whole_factor::empty_output(p, source, false);
   if (output.numel() == 0) return output;
-  reuse_memory(output);
-  const Rows rows(p, channels_last);
-  const int64_t length = rows.pixels * rows.lanes, grad_length = length * factor;
+  const Rows rows(p, is_channels_last(source));
+  const int64_t length = rows.length(), grad_length = length * factor;
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

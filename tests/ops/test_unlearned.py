@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -19,26 +21,30 @@ def test_unlearned_upsampling_of_two_by_two(device: torch.device) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
-def test_nearest_upsample_as_an_op(factor: int, last: bool, dtype: torch.dtype, device: torch.device) -> None:
-    """Maps of every size, whoever they are left to in :func:`nearest_upsample`."""
+@pytest.mark.parametrize("name", ["nearest_upsample", "bed_of_nails_upsample"])
+def test_the_ops(name: str, factor: int, last: bool, dtype: torch.dtype, device: torch.device) -> None:
+    """Maps of every size, whoever the public functions leave them to."""
+    op, back_op = getattr(torch.ops.fastvision, name), getattr(torch.ops.fastvision, f"{name}_backward")
     layout = torch.channels_last if last else torch.contiguous_format
     for size in ((2, 3, 5, 6), (1, 16, 7, 33), (2, 21, 4, 4), (1, 40, 1, 70), (3, 2, 1, 1)):
         x = torch.randn(size, device=device).to(dtype, memory_format=layout)
-        out = torch.ops.fastvision.nearest_upsample(x, factor)
-        assert torch.equal(out, ops.nearest_upsample.reference(x, factor))
+        out = op(x, factor)
+        assert torch.equal(out, getattr(ops, name).reference(x, factor))
         kept = torch.contiguous_format if x.is_contiguous() else layout  # dense both ways counts as planes
         assert out.is_contiguous(memory_format=kept)
         grad = torch.randn(out.shape, device=device).to(dtype, memory_format=kept)
-        back = torch.ops.fastvision.nearest_upsample_backward(grad, factor)
+        back = back_op(grad, factor)
         cells = grad.double().unflatten(3, (size[3], factor)).unflatten(2, (size[2], factor))
+        expected = cells.sum((3, 5)) if name == "nearest_upsample" else cells[:, :, :, 0, :, 0]
         tolerance = {torch.float16: 4e-3, torch.bfloat16: 4e-2}.get(dtype, 1e-5)
-        torch.testing.assert_close(back.double(), cells.sum((3, 5)), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(back.double(), expected, rtol=tolerance, atol=tolerance)
         assert back.shape == size and back.dtype == dtype and back.is_contiguous(memory_format=kept)
 
 
 @pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing is registered")
-def test_what_nearest_upsample_does_not_take() -> None:
-    op, back = torch.ops.fastvision.nearest_upsample, torch.ops.fastvision.nearest_upsample_backward
+@pytest.mark.parametrize("name", ["nearest_upsample", "bed_of_nails_upsample"])
+def test_what_the_ops_do_not_take(name: str) -> None:
+    op, back = getattr(torch.ops.fastvision, name), getattr(torch.ops.fastvision, f"{name}_backward")
     if _library.BACKEND == "emulated":
         pytest.skip("torch's own serves")
     for function, args, message in (
@@ -51,20 +57,25 @@ def test_what_nearest_upsample_does_not_take() -> None:
             function(*args)
 
 
-def test_large_maps(device: torch.device) -> None:
-    """In channels_last small ones are torch's."""
-    for layout in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(1, 32, 40, 41, device=device).to(memory_format=layout).requires_grad_()
-        out = ops.nearest_upsample(x, 2)
-        expected = torch.nn.functional.interpolate(x, scale_factor=2, mode="nearest")
-        assert torch.equal(out, expected) and out.stride() == expected.stride()
-        grad = torch.randn_like(out)
-        torch.testing.assert_close(*(torch.autograd.grad(y, x, grad)[0] for y in (out, expected)))
-        compiled = torch.compile(ops.nearest_upsample, fullgraph=True, backend="aot_eager")(x, 2)
-        assert torch.equal(compiled, expected) and compiled.stride() == expected.stride()
-        torch.testing.assert_close(
-            *(torch.autograd.grad(y.sum(), x)[0] for y in (compiled, ops.nearest_upsample(x, 2)))
-        )
+@pytest.mark.parametrize("op", [ops.nearest_upsample, ops.bed_of_nails_upsample])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_maps(op: Any, layout: torch.memory_format, device: torch.device) -> None:
+    """Small ones may be torch's."""
+    x = torch.randn(1, 32, 40, 41, device=device).to(memory_format=layout).requires_grad_()
+    out, expected = op(x, 2), op.reference(x, 2)
+    grad = torch.randn_like(out)
+    (expected_gradient,) = torch.autograd.grad(expected, x, grad)
+    for actual in (out, torch.compile(op, fullgraph=True, backend="aot_eager")(x, 2)):
+        assert torch.equal(actual, expected) and actual.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(torch.autograd.grad(actual, x, grad)[0], expected_gradient)
+
+
+@pytest.mark.parametrize("op", [ops.nearest_upsample, ops.bed_of_nails_upsample])
+def test_channels_last_stays(op: Any, device: torch.device) -> None:
+    x = torch.randn(2, 3, 4, 5, device=device).to(memory_format=torch.channels_last)
+    for out in (op(x, 2), torch.func.vmap(op, (0, None))(x[None], 2)[0]):
+        assert torch.equal(out, op.reference(x, 2))
+    assert op(x, 2).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_nails_stay_where_they_are(device: torch.device) -> None:

@@ -1,0 +1,94 @@
+// bed_of_nails_upsample on the CPU: a row with gaps, and rows of zeros below.
+#include <torch/csrc/stable/library.h>
+
+#include "common/copy.h"
+#include "common/parallel.h"
+#include "common/simd.h"
+#include "upsample/whole_factor.h"
+
+namespace fastvision::bed_of_nails_upsample {
+namespace {
+
+using whole_factor::Params, whole_factor::Rows;
+
+// factor rows of the output
+template <class W>
+[[gnu::always_inline]] inline void set_apart(const Rows& rows, int64_t factor, const W* __restrict from,
+                                             W* __restrict to) {
+  const int64_t length = rows.length() * factor;
+  if (rows.lanes == 1 && factor == 2) {
+    for (int64_t x = 0; x < rows.pixels; ++x) to[2 * x] = from[x], to[2 * x + 1] = W(0);
+    std::fill_n(to + length, length, W(0));
+  } else if (rows.lanes == 1) {
+    std::fill_n(to, length * factor, W(0));
+    for (int64_t x = 0; x < rows.pixels; ++x) to[x * factor] = from[x];
+  } else {
+    for (int64_t x = 0; x < rows.pixels; ++x) {
+      W* pixel = to + x * factor * rows.lanes;
+      copy(from + x * rows.lanes, rows.lanes, pixel);
+      std::fill_n(pixel + rows.lanes, (factor - 1) * rows.lanes, W(0));
+    }
+    std::fill_n(to + length, (factor - 1) * length, W(0));
+  }
+}
+
+template <class W>
+[[gnu::always_inline]] inline void pick(const Rows& rows, int64_t factor, const W* __restrict from, W* __restrict to) {
+  if (rows.lanes == 1 && factor == 2) {
+    for (int64_t x = 0; x < rows.pixels; ++x) to[x] = from[2 * x];
+    return;
+  }
+  for (int64_t x = 0; x < rows.pixels; ++x) copy(from + x * factor * rows.lanes, rows.lanes, to + x * rows.lanes);
+}
+
+// body(row, word) for each row of the smaller map; a word is as wide as an element of `source`.
+template <class Body>
+void for_each_row(const Rows& rows, int64_t factor, const Tensor& source, const Body& body) {
+  dispatch_words(source, [&](auto word) {
+    parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t y = begin; y < end; ++y) body(y, word);
+      });
+    });
+  });
+}
+
+Tensor forward(const Tensor& input, int64_t factor) {
+  const Params p = whole_factor::forward_params("bed_of_nails_upsample", input, factor);
+  const Tensor source = dense(input);
+  Tensor output = whole_factor::empty_output(p, source, true);
+  if (output.numel() == 0) return output;
+  const Rows rows(p, is_channels_last(source));
+  const int64_t length = rows.length(), out_length = length * factor;
+  const void* from = source.const_data_ptr();
+  void* to = output.mutable_data_ptr();
+  for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
+    using W = typename decltype(word)::type;
+    set_apart(rows, factor, static_cast<const W*>(from) + y * length, static_cast<W*>(to) + y * factor * out_length);
+  });
+  return output;
+}
+
+Tensor backward(const Tensor& grad, int64_t factor) {
+  const Params p = whole_factor::backward_params("bed_of_nails_upsample_backward", grad, factor);
+  const Tensor source = dense(grad);
+  Tensor output = whole_factor::empty_output(p, source, false);
+  if (output.numel() == 0) return output;
+  const Rows rows(p, is_channels_last(source));
+  const int64_t length = rows.length(), grad_length = length * factor;
+  const void* from = source.const_data_ptr();
+  void* to = output.mutable_data_ptr();
+  for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
+    using W = typename decltype(word)::type;
+    pick(rows, factor, static_cast<const W*>(from) + y * factor * grad_length, static_cast<W*>(to) + y * length);
+  });
+  return output;
+}
+
+}  // namespace
+}  // namespace fastvision::bed_of_nails_upsample
+
+STABLE_TORCH_LIBRARY_IMPL(fastvision, CPU, m) {
+  m.impl("bed_of_nails_upsample", TORCH_BOX(&fastvision::bed_of_nails_upsample::forward));
+  m.impl("bed_of_nails_upsample_backward", TORCH_BOX(&fastvision::bed_of_nails_upsample::backward));
+}

@@ -1,0 +1,61 @@
+// Upsampling by a whole factor: every pixel becomes factor x factor of them, copies of itself or it among zeros.
+#pragma once
+
+#include <algorithm>
+
+#include "common/dispatch.h"
+#include "common/layout.h"
+#include "common/recycled.h"
+
+namespace fastvision::whole_factor {
+
+// [batch, channels, height, width] -> [batch, channels, height * factor, width * factor]
+struct Params {
+  int64_t batch, channels, height, width, factor;
+};
+
+inline void check_map(const char* op, const char* what, const Tensor& map, int64_t factor) {
+  FV_CHECK(map.dim() == 4, op, "expected ", what, " of shape [N, C, H, W], got ", shape_of(map));
+  check_floating(op, what, map);
+  FV_CHECK(factor >= 1, op, "expected a factor of at least 1, got ", factor);
+}
+
+inline Params forward_params(const char* op, const Tensor& input, int64_t factor) {
+  check_map(op, "an input", input, factor);
+  return {input.size(0), input.size(1), input.size(2), input.size(3), factor};
+}
+
+inline Params backward_params(const char* op, const Tensor& grad, int64_t factor) {
+  check_map(op, "grad", grad, factor);
+  FV_CHECK(grad.size(2) % factor == 0 && grad.size(3) % factor == 0, op, "expected grad with sides divisible by ",
+           factor, ", got ", shape_of(grad));
+  return {grad.size(0), grad.size(1), grad.size(2) / factor, grad.size(3) / factor, factor};
+}
+
+// The rows of a map, one after the other: of planes, or of pixels with all their channels.
+struct Rows {
+  int64_t count, pixels, lanes;  // input rows, pixels of one, and neighbours that stay together
+
+  Rows(const Params& p, bool channels_last)
+      : count(p.batch * p.height * (channels_last ? 1 : p.channels)),
+        pixels(p.width),
+        lanes(channels_last ? p.channels : 1) {}
+
+  int64_t length() const { return pixels * lanes; }
+
+  // Input rows that are worth a thread.
+  int64_t grain(int64_t factor) const {
+    constexpr int64_t kNumbers = 1 << 14;  // of the larger map
+    return std::max<int64_t>(1, kNumbers / (length() * factor * factor));
+  }
+};
+
+// A map of `factor` times the sides, or of 1 / factor of them, in the layout of `source`.
+inline Tensor empty_output(const Params& p, const Tensor& source, bool larger) {
+  const int64_t factor = larger ? p.factor : 1;
+  Tensor output = empty_map(source, p.batch, p.channels, p.height * factor, p.width * factor, is_channels_last(source));
+  if (output.numel() > 0) reuse_memory(output);
+  return output;
+}
+
+}  // namespace fastvision::whole_factor

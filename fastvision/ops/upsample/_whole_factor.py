@@ -1,0 +1,70 @@
+"""Upsampling by a whole factor: what its ops share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from fastvision import _eager
+from fastvision._library import BACKEND, LOADED, call, register_autograd, register_fake
+from fastvision.ops._layout import empty_map, is_channels_last
+
+
+def serves(input: Tensor) -> bool:
+    """Whether a kernel of ours does: on the CPU, compiled or not, unless torch's transforms want to see into it."""
+    if not input.is_cpu or input.numel() == 0:
+        return False
+    return _eager.is_plain() or (is_compiling() and not _eager.is_transformed())
+
+
+def sides(input: Tensor, factor: int) -> tuple[int, int]:
+    """Height and width of the output."""
+    return input.shape[2] * factor, input.shape[3] * factor
+
+
+def register(name: str, by_torch: Callable[[Tensor, int], Tensor], backward: Callable[[Tensor, int], Tensor]) -> None:
+    """Shapes and gradients of ``fastvision::name`` and ``name_backward``, each of which is the other's gradient.
+
+    by_torch, backward: the two on a GPU, the emulated one included.
+    """
+    forward_op, backward_op = name, f"{name}_backward"
+
+    @register_fake(forward_op)
+    def _(input: Tensor, factor: int) -> Tensor:
+        return empty_map(input, (*input.shape[:2], *sides(input, factor)), is_channels_last(input))
+
+    @register_fake(backward_op)
+    def _(grad: Tensor, factor: int) -> Tensor:
+        return empty_map(grad, _size(grad, factor), is_channels_last(grad))
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.factor = inputs[1]
+
+    for op, gradient in ((forward_op, backward_op), (backward_op, forward_op)):
+        register_autograd(op, _gradient_by(gradient), save, images=(0,))
+    if LOADED:
+        key = "CPU" if BACKEND == "emulated" else "CUDA"
+        for op, function in ((forward_op, by_torch), (backward_op, backward)):
+            torch.library.impl(f"fastvision::{op}", key)(in_format(function))
+
+
+def _size(grad: Tensor, factor: int) -> tuple[int, ...]:
+    return (*grad.shape[:2], grad.shape[2] // factor, grad.shape[3] // factor)
+
+
+def _gradient_by(op: str) -> Callable[..., Any]:
+    return lambda ctx, grad: (call(op, grad, ctx.factor), None)
+
+
+def in_format(function: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """The layout of a map that is dense both ways is planes; torch decides otherwise."""
+
+    def formatted(map: Tensor, factor: int) -> Tensor:
+        layout = torch.channels_last if is_channels_last(map) else torch.contiguous_format
+        return function(map, factor).contiguous(memory_format=layout)
+
+    return formatted
