@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvision import reference
-from fastvision._library import with_reference
+from fastvision import _eager, reference
+from fastvision._library import BACKEND, LOADED, call, register_autograd, register_fake, with_reference
+
+_FEW = 1 << 12  # numbers, which torch has pooled before an op of ours is called
 
 
 @with_reference(reference.upsample.max_pool2d_with_indices)
@@ -23,7 +26,8 @@ def max_pool2d_with_indices(
 ) -> tuple[Tensor, Tensor]:
     """The largest value in each window, and its place: the switches that :func:`max_unpool2d` takes.
 
-    torch's own op under the name of its pair, ``return_indices`` left out because they are always returned.
+    torch's own op under the name of its pair, ``return_indices`` left out because they are always returned; planes in
+    float32 and float64 on the CPU, without padding, are pooled by a kernel of ours.
 
     Args:
         input: ``[N, C, H, W]`` or ``[C, H, W]``; channels_last in gives channels_last out.
@@ -47,5 +51,72 @@ def max_pool2d_with_indices(
         ``torch.nn.functional.max_pool2d_with_indices``; the switches of Zeiler and Fergus 2014, "Visualizing and
         Understanding Convolutional Networks", section 2.1.
     """
+    geometry = _geometry(input, kernel_size, stride, padding, dilation, ceil_mode)
+    if geometry is not None:
+        return call("max_pool2d_with_indices", input, geometry)
     pool: Any = F.max_pool2d_with_indices  # whose stubs know fewer kinds of sizes than it does
     return pool(input, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def _geometry(
+    input: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> list[int] | None:
+    """Kernel, stride and dilation of a layer that is ours; None: it is torch's, as is what fits nowhere."""
+    ours = input.is_cpu and input.dim() == 4 and input.dtype in (torch.float32, torch.float64)
+    if not ours or ceil_mode or padding not in (0, (0, 0), [0, 0]) or not _eager.is_plain():
+        return None
+    if input.numel() < _FEW or not input.is_contiguous():
+        return None
+    stride = kernel_size if stride is None else stride
+    numbers = [*_pair(kernel_size), *_pair(stride), *_pair(dilation)]
+    if len(numbers) != 6 or any(type(number) is not int or number < 1 for number in numbers):
+        return None
+    fits = all(numbers[4 + d] * (numbers[d] - 1) < input.shape[2 + d] for d in range(2))
+    return numbers if fits and input.shape[2] * input.shape[3] < 1 << 31 else None
+
+
+def _pair(size: Any) -> Sequence[Any]:
+    return size if isinstance(size, (tuple, list)) else (size, size)
+
+
+def _sides(input: Tensor, geometry: Sequence[int]) -> list[int]:
+    return [(input.shape[2 + d] - geometry[4 + d] * (geometry[d] - 1) - 1) // geometry[2 + d] + 1 for d in range(2)]
+
+
+@register_fake("max_pool2d_with_indices")
+def _(input: Tensor, geometry: Sequence[int]) -> tuple[Tensor, Tensor]:
+    size = [*input.shape[:2], *_sides(input, geometry)]
+    return input.new_empty(size), input.new_empty(size, dtype=torch.int64)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    input, ctx.geometry = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # of the second: zeros that nobody reads
+    ctx.sides = input.shape[2:]
+    ctx.apart = all(ctx.geometry[2 + d] > ctx.geometry[4 + d] * (ctx.geometry[d] - 1) for d in range(2))
+    ctx.save_for_backward(output[1], *([] if ctx.apart else [input]))
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> Any:
+    if grad is None:
+        return None, None
+    indices, *input = ctx.saved_tensors
+    if ctx.apart:  # no two windows have a pixel in common
+        return call("max_unpool2d", grad, indices, *ctx.sides), None
+    kernel, stride, dilation = ctx.geometry[:2], ctx.geometry[2:4], ctx.geometry[4:]
+    add = torch.ops.aten.max_pool2d_with_indices_backward
+    return add(grad, input[0], kernel, stride, [0, 0], dilation, False, indices), None
+
+
+register_autograd("max_pool2d_with_indices", _backward, _save, images=(0,))
+
+
+def _by_torch(input: Tensor, geometry: list[int]) -> tuple[Tensor, Tensor]:
+    kernel, stride, dilation = geometry[:2], geometry[2:4], geometry[4:]
+    values, indices = torch.ops.aten.max_pool2d_with_indices(input.contiguous(), kernel, stride, [0, 0], dilation)
+    return values, indices
+
+
+if LOADED:  # on a GPU torch's own serves, the emulated one included
+    torch.library.impl("fastvision::max_pool2d_with_indices", "CPU" if BACKEND == "emulated" else "CUDA")(_by_torch)

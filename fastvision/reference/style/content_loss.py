@@ -19,7 +19,9 @@ def content_loss(
     theirs = [targets] if isinstance(targets, Tensor) else list(targets)
     scales = [1.0] * len(ours) if weights is None else list(weights)
     _check(ours, theirs, scales)
-    return torch.stack([w * _distance(a, b) for w, a, b in zip(scales, ours, theirs, strict=True)]).sum()
+    distances = [_distance(a, b) for a, b in zip(ours, theirs, strict=True)]
+    weighted = [d if w == 1 else w * d for w, d in zip(scales, distances, strict=True)]
+    return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
 
 def _distance(feature: Tensor, target: Tensor) -> Tensor:

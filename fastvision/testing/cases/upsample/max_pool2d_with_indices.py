@@ -12,7 +12,7 @@ from fastvision.testing.case import OpCase, Sample, Work, nbytes
 
 
 def _samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
-    features = data.feature_map(2, 5, 13, 16).to(device, dtype)
+    features = data.feature_map(2, 5, 23, 26).to(device, dtype)
     yield Sample("plain", (features, (2, 2)))
     yield Sample("channels_last", (features.to(memory_format=torch.channels_last), 2))
     yield Sample("overlapping", (features, 3, 2, 1))
@@ -30,5 +30,5 @@ def _work(sample: Sample) -> Work:
     return Work(nbytes(features, *pooled), 0)
 
 
-_OP = ops.max_pool2d_with_indices
-CASES = (OpCase("max_pool2d_with_indices", _OP, (), _samples, _work, gradients_elsewhere=True),)
+_NAME = "max_pool2d_with_indices"
+CASES = (OpCase(_NAME, ops.max_pool2d_with_indices, (_NAME,), _samples, _work, gradients_elsewhere=True),)

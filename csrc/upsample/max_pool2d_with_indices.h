@@ -1,0 +1,41 @@
+// Max pooling without padding, with the place of each value (the switches of Zeiler and Fergus 2014, section 2.1):
+// parameters and checks.
+#pragma once
+
+#include <vector>
+
+#include "common/dispatch.h"
+#include "common/layout.h"
+
+namespace fastvision::max_pool2d_with_indices {
+
+struct Axis {
+  int64_t in, kernel, stride, dilation;
+
+  int64_t reach() const { return dilation * (kernel - 1) + 1; }
+  int64_t out() const { return (in - reach()) / stride + 1; }
+};
+
+// [batch, channels, y.in, x.in] -> values and indices [batch, channels, y.out(), x.out()]
+struct Params {
+  int64_t batch, channels;
+  Axis y, x;
+};
+
+// geometry: kernel, stride and dilation, of rows and of columns each
+inline Params make_params(const char* op, const Tensor& input, const std::vector<int64_t>& geometry) {
+  FV_CHECK(input.dim() == 4, op, "expected an input of shape [N, C, H, W], got ", shape_of(input));
+  FV_CHECK(geometry.size() == 6, op, "expected a geometry of 6 numbers, got ", geometry.size());
+  for (const int64_t number : geometry) FV_CHECK(number >= 1, op, "expected sizes of at least 1, got ", number);
+  const Params p{input.size(0),
+                 input.size(1),
+                 {input.size(2), geometry[0], geometry[2], geometry[4]},
+                 {input.size(3), geometry[1], geometry[3], geometry[5]}};
+  FV_CHECK(p.y.reach() <= p.y.in && p.x.reach() <= p.x.in, op, "expected windows that fit into the input, ",
+           shape_of(input), ", got ", p.y.reach(), " x ", p.x.reach());
+  FV_CHECK(p.y.in * p.x.in <= INT32_MAX, op, "expected planes of at most ", INT32_MAX, " pixels, got ",
+           shape_of(input));
+  return p;
+}
+
+}  // namespace fastvision::max_pool2d_with_indices

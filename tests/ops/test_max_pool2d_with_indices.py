@@ -1,0 +1,102 @@
+"""max_pool2d_with_indices against torch's own, which it may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastvision import _library, ops
+
+pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing is registered")
+# kernel, stride and dilation
+LAYERS = [
+    (2, 2, 1),
+    (3, 2, 1),
+    (3, 3, 1),
+    (3, 1, 1),
+    (2, 3, 1),
+    (2, 1, 2),
+    ((2, 3), (3, 2), (2, 1)),
+    (1, 1, 1),
+    (5, 4, 2),
+]
+SIZES = [(2, 3, 12, 13), (1, 4, 9, 40), (1, 1, 9, 9), (3, 2, 33, 71)]
+
+
+def pair(size: Any) -> list[int]:
+    return list(size) if isinstance(size, tuple) else [size, size]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_the_op(layer: tuple[Any, Any, Any], dtype: torch.dtype, device: torch.device) -> None:
+    kernel, stride, dilation = layer
+    for size in SIZES:
+        x = torch.randint(-3, 4, size, device=device).to(dtype)  # equal values in many windows
+        x.view(-1)[:: max(1, x.numel() // 7)] = torch.nan
+        x.view(-1)[3 :: max(2, x.numel() // 5)] = -torch.inf
+        x[0, 0, :6] = -torch.inf
+        actual = torch.ops.fastvision.max_pool2d_with_indices(x, [*pair(kernel), *pair(stride), *pair(dilation)])
+        expected = F.max_pool2d(x, kernel, stride, dilation=dilation, return_indices=True)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_the_function_and_its_gradients(layer: tuple[Any, Any, Any], device: torch.device) -> None:
+    kernel, stride, dilation = layer
+    for size in ((2, 4, 33, 41), (1, 2, 50, 64), (1, 2, 9, 11)):
+        x = torch.randn(size, device=device, requires_grad=True)
+        values, indices = ops.max_pool2d_with_indices(x, kernel, stride, 0, dilation)
+        expected = F.max_pool2d(x, kernel, stride, dilation=dilation, return_indices=True)
+        torch.testing.assert_close((values, indices), expected, rtol=0, atol=0)
+        assert not indices.requires_grad
+        grad = torch.randn_like(values).requires_grad_()
+        firsts = [torch.autograd.grad(out, x, grad, create_graph=True)[0] for out in (values, expected[0])]
+        torch.testing.assert_close(*firsts)
+        seconds = [torch.autograd.grad(first.square().sum(), grad)[0] for first in firsts]
+        torch.testing.assert_close(*seconds)
+
+
+def test_what_is_torchs(device: torch.device) -> None:
+    """Other layouts, types, padding, tails and transforms; and what fits nowhere is its error."""
+    x = torch.randn(2, 8, 32, 33, device=device)
+    last = x.to(memory_format=torch.channels_last)
+    for args in (
+        (x, 3, 2, 1),
+        (x, 2, None, 0, 1, True),
+        (last, 2),
+        (x[..., ::2], 2),
+        (x[0], 2),
+        (x.bfloat16(), 2),
+        (x, [2], [2]),
+        (x, (2, 2), [2, 2], (0, 0)),
+    ):
+        actual, expected = ops.max_pool2d_with_indices(*args), F.max_pool2d_with_indices(*args)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+        assert actual[0].stride() == expected[0].stride()
+    actual = torch.func.vmap(lambda image: ops.max_pool2d_with_indices(image, 2)[0])(x[None])
+    assert torch.equal(actual[0], F.max_pool2d(x, 2))
+    for wrong in ((x, 40), (x, 0), (x, 2, -1), (x, 2, 2, 2)):
+        with pytest.raises(RuntimeError):
+            ops.max_pool2d_with_indices(*wrong)
+
+
+def test_what_the_op_does_not_take() -> None:
+    if _library.BACKEND == "emulated":
+        pytest.skip("torch's own serves")
+    op = torch.ops.fastvision.max_pool2d_with_indices
+    for args, message in (
+        ((torch.zeros(3, 8, 8), [2] * 6), "of shape"),
+        ((torch.zeros(1, 3, 8, 8), [2] * 5), "6 numbers"),
+        ((torch.zeros(1, 3, 8, 8), [2, 2, 0, 2, 1, 1]), "at least 1"),
+        ((torch.zeros(1, 3, 8, 8), [9, 2, 2, 2, 1, 1]), "fit into"),
+        ((torch.zeros(1, 3, 8, 8, dtype=torch.float16), [2] * 6), "of dtype"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            op(*args)
+    for size in ((0, 3, 8, 8), (2, 0, 8, 8)):
+        values, indices = op(torch.zeros(size), [2, 2, 2, 2, 1, 1])
+        assert values.shape == indices.shape == (*size[:2], 4, 4)
