@@ -93,3 +93,18 @@ def test_nails_are_not_rounded_inside_autocast(device: torch.device) -> None:
     with torch.autocast(device.type, dtype=torch.bfloat16):
         out = ops.bed_of_nails_upsample(x, 2)
     assert torch.equal(out, ops.bed_of_nails_upsample(x, 2)) and out.dtype == torch.float32
+
+
+@pytest.mark.parametrize("op", [ops.nearest_upsample, ops.bed_of_nails_upsample])
+def test_exported_for_any_number_of_images(op: Any, device: torch.device) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = op(x, 2)
+            return result
+
+    images = torch.export.Dim("images", min=1, max=64)
+    example = torch.randn(2, 16, 10, 11, device=device)
+    model = torch.export.export(Model(), (example,), dynamic_shapes=({0: images},)).module()
+    for count in (1, 3, 40):
+        x = torch.randn(count, 16, 10, 11, device=device)
+        assert torch.equal(model(x), op(x, 2))

@@ -16,9 +16,11 @@ from fastvision.ops._layout import empty_map, is_channels_last
 
 def serves(input: Tensor) -> bool:
     """Whether a kernel of ours does: on the CPU, compiled or not, unless torch's transforms want to see into it."""
-    if not input.is_cpu or input.numel() == 0:
+    if not input.is_cpu:
         return False
-    return _eager.is_plain() or (is_compiling() and not _eager.is_transformed())
+    if is_compiling():  # a question about sizes would bind them
+        return not _eager.is_transformed()
+    return _eager.is_plain() and input.numel() > 0
 
 
 def sides(input: Tensor, factor: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from fastvision.ops._autocast import without_autocast
 from fastvision.ops._layout import is_channels_last
 from fastvision.ops.upsample._whole_factor import register, serves, sides
 
-# numbers of an output that torch has written before an op of ours is called, in channels_last or compiled
+# numbers of an output in channels_last that torch has written before an op of ours is called
 _FEW = 1 << 16
 
 if hasattr(torch._C._nn, "upsample_nearest2d"):  # what interpolate calls, 1 us later
@@ -50,13 +50,16 @@ def nearest_upsample(input: Tensor, factor: int) -> Tensor:
         torch's ``interpolate(mode="nearest")``, which runs on a GPU and inside transforms.
     """
     reference.upsample.check_factor("nearest_upsample", input, factor)
-    few = input.numel() * factor * factor < _FEW and (is_compiling() or is_channels_last(input))
-    if not few and serves(input):
+    if serves(input) and (is_compiling() or not _is_small(input, factor)):
         return call("nearest_upsample", input, factor)
     if input.numel() == 0:
         return reference.upsample.nearest_upsample(input, factor)
     with without_autocast(input):  # or it would be float32
         return _interpolate(input, sides(input, factor))
+
+
+def _is_small(input: Tensor, factor: int) -> bool:
+    return input.numel() * factor * factor < _FEW and is_channels_last(input)
 
 
 def _by_torch(input: Tensor, factor: int) -> Tensor:
