@@ -39,6 +39,9 @@ def _never() -> bool:
 
 
 # of torch.func
+_top_interpreter: Callable[[], Any] = getattr(
+    getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None
+)
 are_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", _never)
 
 
@@ -64,7 +67,11 @@ def is_plain() -> bool:
 
 
 def is_traced() -> bool:
-    return is_compiling() or (_AVAILABLE and bool(_is_tracing()))
+    """Whether an op is to be called as it is registered: by torch.jit.trace, or for functionalize."""
+    if _AVAILABLE and _is_tracing():
+        return True
+    interpreter = _top_interpreter() if are_transforms_active() else None
+    return interpreter is not None and "Functionalize" in str(interpreter.key())
 
 
 def is_transformed() -> bool:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
+from torch.compiler import is_compiling
 
 from fastvision import _eager, _transforms
 
@@ -101,13 +102,20 @@ def _op(name: str) -> Callable[..., Any]:
     return _eager.inner(getattr(torch.ops.fastvision, name).default)
 
 
+def _call_transformed(name: str, args: tuple[Any, ...]) -> Any:
+    return _transformable(name)(*args)
+
+
 def call(name: str, *args: Any) -> Any:
     """``torch.ops.fastvision.name(*args)`` of an op with a registered gradient, with less around it in eager mode."""
     if not _eager.is_plain():
         if _eager.is_transformed():
+            if is_compiling():  # outside of the graph: what is compiled of an op knows nothing of transforms
+                torch._dynamo.graph_break()
+                outside: Any = torch.compiler.disable
+                return outside(_call_transformed)(name, args)
             if not _eager.is_traced():
-                return _transformable(name)(*args)
-            torch._dynamo.graph_break()  # what is compiled of an op knows nothing of transforms
+                return _call_transformed(name, args)
         return getattr(torch.ops.fastvision, name)(*args)
     if _eager.wants_gradient(args):
         return _function(name)(*args)

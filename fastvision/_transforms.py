@@ -143,11 +143,13 @@ def _all_at_once(
 def _one_by_one(
     function: Callable[..., Any], args: Sequence[Any], batched: Sequence[int], _: Sequence[int], samples: int
 ) -> tuple[Tensor, ...]:
-    found = [
-        _as_tuple(function(*[arg[sample] if at in batched else arg for at, arg in enumerate(args)]))
-        for sample in range(samples)
-    ]
-    return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+    def run(sample: int) -> tuple[Tensor, ...]:
+        return _as_tuple(function(*[arg[sample] if at in batched else arg for at, arg in enumerate(args)]))
+
+    if samples == 0:  # the shapes of what one of zeros has
+        args = [arg.new_zeros(1, *arg.shape[1:]) if at in batched else arg for at, arg in enumerate(args)]
+        return tuple(output.new_empty(0, *output.shape) for output in run(0))
+    return tuple(torch.stack(parts) for parts in zip(*map(run, range(samples)), strict=True))
 
 
 def _push_forward(

@@ -31,10 +31,13 @@ inline Params make_params(const char* op, const Tensor& input, const std::vector
                  input.size(1),
                  {input.size(2), geometry[0], geometry[2], geometry[4]},
                  {input.size(3), geometry[1], geometry[3], geometry[5]}};
-  FV_CHECK(p.y.reach() <= p.y.in && p.x.reach() <= p.x.in, op, "expected windows that fit into the input, ",
-           shape_of(input), ", got ", p.y.reach(), " x ", p.x.reach());
+  // each first: the reach of larger numbers need not fit into 64 bits
+  const bool small = p.y.kernel <= p.y.in && p.x.kernel <= p.x.in && p.y.dilation <= p.y.in && p.x.dilation <= p.x.in;
   FV_CHECK(p.y.in * p.x.in <= INT32_MAX, op, "expected planes of at most ", INT32_MAX, " pixels, got ",
            shape_of(input));
+  FV_CHECK(small && p.y.reach() <= p.y.in && p.x.reach() <= p.x.in, op, "expected windows that fit into the input, ",
+           shape_of(input), ", got ", p.y.kernel, " x ", p.x.kernel, " with dilation ", p.y.dilation, " x ",
+           p.x.dilation);
   return p;
 }
 

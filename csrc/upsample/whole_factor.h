@@ -18,6 +18,7 @@ inline void check_map(const char* op, const char* what, const Tensor& map, int64
   FV_CHECK(map.dim() == 4, op, "expected ", what, " of shape [N, C, H, W], got ", shape_of(map));
   check_floating(op, what, map);
   FV_CHECK(factor >= 1, op, "expected a factor of at least 1, got ", factor);
+  FV_CHECK(factor <= INT32_MAX, op, "expected a factor of at most ", INT32_MAX, ", got ", factor);
 }
 
 inline Params forward_params(const char* op, const Tensor& input, int64_t factor) {

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvision._eager import are_transforms_active
+
 
 def is_channels_last(t: Tensor) -> bool:
     """Dense as N, H, W, C; a tensor that is dense both ways counts as N, C, H, W."""
     try:
         return t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
-    except RuntimeError:  # inside of vmap torch does not say
-        return False
+    except RuntimeError:
+        if not are_transforms_active():
+            raise
+        return False  # inside of vmap torch does not say
 
 
 def empty_map(like: Tensor, size: Sequence[Any], channels_last: bool) -> Tensor:

@@ -79,8 +79,8 @@ def test_what_is_torchs(device: torch.device) -> None:
         assert actual[0].stride() == expected[0].stride()
     actual = torch.func.vmap(lambda image: ops.max_pool2d_with_indices(image, 2)[0])(x[None])
     assert torch.equal(actual[0], F.max_pool2d(x, 2))
-    for wrong in ((x, 40), (x, 0), (x, 2, -1), (x, 2, 2, 2)):
-        with pytest.raises(RuntimeError):
+    for wrong in ((x, 40), (x, 0), (x, 2, -1), (x, 2, 2, 2), (x, (2, 2, 2), (2,)), (x, 2, 2, 0.0)):
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
             ops.max_pool2d_with_indices(*wrong)
 
 
@@ -93,6 +93,7 @@ def test_what_the_op_does_not_take() -> None:
         ((torch.zeros(1, 3, 8, 8), [2] * 5), "6 numbers"),
         ((torch.zeros(1, 3, 8, 8), [2, 2, 0, 2, 1, 1]), "at least 1"),
         ((torch.zeros(1, 3, 8, 8), [9, 2, 2, 2, 1, 1]), "fit into"),
+        ((torch.zeros(1, 3, 8, 8), [2**33 + 1, 1, 1, 1, 2**31, 1]), "fit into"),  # no number of 64 bits tells its reach
         ((torch.zeros(1, 3, 8, 8, dtype=torch.float16), [2] * 6), "of dtype"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -129,6 +129,8 @@ def test_small_layers_are_torchs_inside(device: torch.device) -> None:
 
 @pytest.mark.parametrize("transform", ["grad", "vmap", "jvp"])
 def test_compiled(transform: str) -> None:
+    """Outside of the graph."""
+    torch._dynamo.reset()
     x, tangent = torch.randn(2, 3, 6, 7, dtype=torch.float64), torch.randn(2, 3, 6, 7, dtype=torch.float64)
 
     def total(x: Tensor) -> Tensor:
@@ -143,6 +145,53 @@ def test_compiled(transform: str) -> None:
         return along
 
     torch.testing.assert_close(torch.compile(transformed, backend="aot_eager")(x), transformed(x))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("op", [ops.gram_matrix, ops.instance_norm, ops.total_variation_loss])
+def test_tangents_of_compiled_code(op: Any, backend: str) -> None:
+    x, tangent = torch.randn(2, 3, 6, 7, dtype=torch.float64), torch.randn(2, 3, 6, 7, dtype=torch.float64)
+    expected = jvp(op, (x,), (tangent,))[1]
+
+    def inside(x: Tensor, tangent: Tensor) -> Tensor:
+        with forward_ad.dual_level():
+            found: Tensor = forward_ad.unpack_dual(op(forward_ad.make_dual(x, tangent))).tangent
+            return found
+
+    def compiled(function: Any) -> Any:
+        torch._dynamo.reset()
+        return torch.compile(function, backend=backend)
+
+    torch.testing.assert_close(compiled(inside)(x, tangent), expected)
+    torch.testing.assert_close(inside(x, tangent), expected)
+    torch.testing.assert_close(jvp(compiled(op), (x,), (tangent,))[1], expected)
+    outside = compiled(op)
+    with forward_ad.dual_level():
+        dual = outside(forward_ad.make_dual(x, tangent))
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, expected)
+
+
+def test_functionalize(device: torch.device) -> None:
+    x = torch.randn(1, 3, 4, 5, device=device)
+    for op in (ops.gram_matrix, ops.instance_norm, ops.total_variation_loss):
+        torch.testing.assert_close(torch.func.functionalize(op)(x), op(x))
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+def test_second_tangents_of_a_bias(activation: Any) -> None:
+    x, weight, bias = torch.randn(1, 8, 4, 4), torch.randn(8, 4, 2, 2), torch.randn(4)
+
+    def total(op: Any, scale: Tensor) -> Tensor:
+        out: Tensor = op(x, weight, bias * scale, 2, activation=activation)
+        return out.square().sum()
+
+    ours, plain = (jacfwd(jacfwd(functools.partial(total, op))) for op in (ops.conv_transpose2d, _plain_layer))
+    torch.testing.assert_close(ours(torch.tensor(1.0)), plain(torch.tensor(1.0)))
+
+
+def _plain_layer(x: Tensor, weight: Tensor, bias: Tensor, stride: int, activation: str) -> Tensor:
+    out: Tensor = getattr(nn.functional, activation)(nn.functional.conv_transpose2d(x, weight, bias, stride))
+    return out
 
 
 def test_dual_numbers() -> None:

@@ -50,6 +50,7 @@ def test_what_the_ops_do_not_take(name: str) -> None:
     for function, args, message in (
         (op, (torch.zeros(3, 4, 4), 2), "of shape"),
         (op, (torch.zeros(1, 3, 4, 4), 0), "at least 1"),
+        (op, (torch.zeros(1, 1, 4, 4), 2**62), "at most"),
         (op, (torch.zeros(1, 3, 4, 4, dtype=torch.int64), 2), "of dtype"),
         (back, (torch.zeros(1, 3, 4, 5), 2), "divisible by 2"),
     ):

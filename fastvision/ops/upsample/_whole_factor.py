@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
 from fastvision import _eager
 from fastvision._library import BACKEND, LOADED, call, register_autograd, register_fake
@@ -18,8 +18,8 @@ def serves(input: Tensor) -> bool:
     """Whether a kernel of ours does: on the CPU, compiled or not, unless torch's transforms want to see into it."""
     if not input.is_cpu:
         return False
-    if is_compiling():  # a question about sizes would bind them
-        return not _eager.is_transformed()
+    if is_compiling():  # a question about sizes would bind them; what is exported should need no library
+        return not (is_exporting() or _eager.is_transformed())
     return _eager.is_plain() and input.numel() > 0
 
 

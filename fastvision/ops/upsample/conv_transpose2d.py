@@ -137,12 +137,18 @@ def _conv_transpose2d(
 
 
 def _activate(fresh: Tensor, activation: Activation | None, negative_slope: float) -> Tensor:
-    """In place: another map would be as dear as many a layer."""
-    if activation is None or (
-        activation == "leaky_relu" and negative_slope < 0
-    ):  # whose sign tells on which side it was
+    """In place: another map would be as dear as many a layer.
+
+    But for transforms, whose tangents may be zeros that cannot be written to, and for ``leaky_relu`` with a gradient,
+    which tells by the sign of what it is given, where ``relu`` keeps its result anyway.
+    """
+    if activation is None or _eager.is_transformed():
         return activate(fresh, activation, negative_slope)
-    return fresh.relu_() if activation == "relu" else torch.nn.functional.leaky_relu_(fresh, negative_slope)
+    if activation == "relu":
+        return fresh.relu_()
+    if fresh.requires_grad:
+        return activate(fresh, activation, negative_slope)
+    return torch.nn.functional.leaky_relu_(fresh, negative_slope)
 
 
 def _check_activation(activation: str | None) -> None:

@@ -26,8 +26,9 @@ def max_pool2d_with_indices(
 ) -> tuple[Tensor, Tensor]:
     """The largest value in each window, and its place: the switches that :func:`max_unpool2d` takes.
 
-    torch's own op under the name of its pair, ``return_indices`` left out because they are always returned; planes in
-    float32 and float64 on the CPU, without padding, are pooled by a kernel of ours.
+    torch's own op under the name of its pair, ``return_indices`` left out because they are always returned. In eager
+    calls on the CPU, contiguous planes in float32 and float64 are pooled by a kernel of ours, without padding or
+    ceil_mode.
 
     Args:
         input: ``[N, C, H, W]`` or ``[C, H, W]``; channels_last in gives channels_last out.
@@ -63,13 +64,14 @@ def _geometry(
 ) -> list[int] | None:
     """Kernel, stride and dilation of a layer that is ours; None: it is torch's, as is what fits nowhere."""
     ours = input.is_cpu and input.dim() == 4 and input.dtype in (torch.float32, torch.float64)
-    if not ours or ceil_mode or padding not in (0, (0, 0), [0, 0]) or not _eager.is_plain():
+    if not ours or ceil_mode or not _eager.is_plain() or input.numel() < _FEW or not input.is_contiguous():
         return None
-    if input.numel() < _FEW or not input.is_contiguous():
+    pairs = [_pair(size) for size in (kernel_size, kernel_size if stride is None else stride, dilation, padding)]
+    numbers = [number for pair in pairs for number in pair]
+    if any(len(pair) != 2 for pair in pairs) or any(type(number) is not int for number in numbers):
         return None
-    stride = kernel_size if stride is None else stride
-    numbers = [*_pair(kernel_size), *_pair(stride), *_pair(dilation)]
-    if len(numbers) != 6 or any(type(number) is not int or number < 1 for number in numbers):
+    *numbers, above, left = numbers
+    if min(numbers) < 1 or above != 0 or left != 0:
         return None
     fits = all(numbers[4 + d] * (numbers[d] - 1) < input.shape[2 + d] for d in range(2))
     return numbers if fits and input.shape[2] * input.shape[3] < 1 << 31 else None
@@ -109,7 +111,7 @@ def _backward(ctx: Any, grad: Tensor | None, _: None) -> Any:
     return add(grad, input[0], kernel, stride, [0, 0], dilation, False, indices), None
 
 
-register_autograd("max_pool2d_with_indices", _backward, _save, images=(0,))
+register_autograd("max_pool2d_with_indices", _backward, _save)
 
 
 def _by_torch(input: Tensor, geometry: list[int]) -> tuple[Tensor, Tensor]:

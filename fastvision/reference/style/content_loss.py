@@ -20,7 +20,7 @@ def content_loss(
     scales = [1.0] * len(ours) if weights is None else list(weights)
     _check(ours, theirs, scales)
     distances = [_distance(a, b) for a, b in zip(ours, theirs, strict=True)]
-    weighted = [d if w == 1 else w * d for w, d in zip(scales, distances, strict=True)]
+    weighted = [d if isinstance(w, (int, float)) and w == 1 else w * d for w, d in zip(scales, distances, strict=True)]
     return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
 
