@@ -145,6 +145,12 @@ def register_autograd(
         _gradients[name], _images[name] = (backward, setup_context), images
 
 
+def register_torchs(name: str, function: Callable[..., Any]) -> None:
+    """What ``fastvision::name`` is on a GPU, the emulated one included, where kernels of ours are for the CPU alone."""
+    if LOADED:
+        torch.library.impl(f"fastvision::{name}", "CPU" if BACKEND == "emulated" else "CUDA")(function)
+
+
 def once_differentiable(name: str) -> None:
     """A second derivative through ``fastvision::name`` raises instead of being silently zero."""
 

@@ -80,7 +80,7 @@ inline Params make_params(const char* op, const Tensor& input, const Tensor& wei
   return {input.size(0), input.size(1), weight.size(1) * groups, groups, axis(0), axis(1)};
 }
 
-// Of a gradient: the output's size is known, and and of input and weight `other`.
+// Of a gradient: the output's size is known, and of input and weight `other`.
 inline Params gradient_params(const char* op, const Tensor& grad, const char* name, const Tensor& other, bool is_weight,
                               const std::vector<int64_t>& geometry) {
   FV_CHECK(grad.dim() == 4, op, "expected grad of shape [N, O, H, W], got ", shape_of(grad));

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling, is_exporting
 
 from fastvision import _eager
-from fastvision._library import BACKEND, LOADED, call, register_autograd, register_fake
+from fastvision._library import call, register_autograd, register_fake, register_torchs
 from fastvision.ops._layout import empty_map, is_channels_last
 
 
@@ -48,10 +48,8 @@ def register(name: str, by_torch: Callable[[Tensor, int], Tensor], backward: Cal
 
     for op, gradient in ((forward_op, backward_op), (backward_op, forward_op)):
         register_autograd(op, _gradient_by(gradient), save, images=(0,))
-    if LOADED:
-        key = "CPU" if BACKEND == "emulated" else "CUDA"
-        for op, function in ((forward_op, by_torch), (backward_op, backward)):
-            torch.library.impl(f"fastvision::{op}", key)(in_format(function))
+    register_torchs(forward_op, in_format(by_torch))
+    register_torchs(backward_op, in_format(backward))
 
 
 def _size(grad: Tensor, factor: int) -> tuple[int, ...]:

@@ -117,8 +117,7 @@ def _conv_transpose2d(
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
-        trained = planned.own_gradients and _eager.is_plain() and _eager.wants_gradient((input, weight, bias))
-        if trained:
+        if planned.own_gradients and _eager.is_plain() and _eager.wants_gradient((input, weight, bias)):
             stride, padding, output_padding, dilation, groups = parts(planned.geometry)
             output = _torch_with_own_gradients()(input, weight, bias, stride, padding, output_padding, groups, dilation)
         else:

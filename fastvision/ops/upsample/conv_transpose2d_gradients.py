@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastvision._library import BACKEND, LOADED, call, register_autograd, register_fake
+from fastvision._library import call, register_autograd, register_fake, register_torchs
 from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, gradient_plan, parts, remembered_gradient_plan
 from fastvision.reference.upsample.conv_transpose2d import Pair
@@ -132,7 +132,5 @@ def _weight_gradient_by_torch(grad: Tensor, input: Tensor, geometry: Sequence[in
     return to_weight.contiguous()
 
 
-if LOADED:  # on a GPU torch's own serve, the emulated one included
-    _key = "CPU" if BACKEND == "emulated" else "CUDA"
-    torch.library.impl("fastvision::conv_transpose2d_input_gradient", _key)(_input_gradient_by_torch)
-    torch.library.impl("fastvision::conv_transpose2d_weight_gradient", _key)(_weight_gradient_by_torch)
+register_torchs("conv_transpose2d_input_gradient", _input_gradient_by_torch)
+register_torchs("conv_transpose2d_weight_gradient", _weight_gradient_by_torch)

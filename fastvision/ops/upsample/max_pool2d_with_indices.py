@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvision import _eager, reference
-from fastvision._library import BACKEND, LOADED, call, register_autograd, register_fake, with_reference
+from fastvision._library import call, register_autograd, register_fake, register_torchs, with_reference
 
 _FEW = 1 << 12  # numbers, which torch has pooled before an op of ours is called
 
@@ -120,5 +120,4 @@ def _by_torch(input: Tensor, geometry: list[int]) -> tuple[Tensor, Tensor]:
     return values, indices
 
 
-if LOADED:  # on a GPU torch's own serves, the emulated one included
-    torch.library.impl("fastvision::max_pool2d_with_indices", "CPU" if BACKEND == "emulated" else "CUDA")(_by_torch)
+register_torchs("max_pool2d_with_indices", _by_torch)
