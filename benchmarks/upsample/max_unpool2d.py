@@ -18,13 +18,18 @@ from fastvision.testing.cases.upsample.max_unpool2d import pooled
 TORCH = "torch"
 COMPILED = "torch compiled"  # "reference compiled" would be our own scatter
 UNPOOLED = ((64, 224), (128, 112), (512, 28))  # channels and side of the output (Noh et al. 2015, table 2)
+FORMS = (
+    (torch.float32, torch.contiguous_format),
+    (torch.float32, torch.channels_last),
+    (torch.float64, torch.contiguous_format),
+)
 
 
 def workloads(options: Options) -> Iterator[Workload]:
     """Targets against torch's own ops, on the CPU."""
     for channels, side in UNPOOLED:
-        for layout in (torch.contiguous_format, torch.channels_last):
-            features = data.feature_map(1, channels, side, side).to(options.device).to(memory_format=layout)
+        for dtype, layout in FORMS:
+            features = data.feature_map(1, channels, side, side).to(options.device, dtype, memory_format=layout)
             for gradient in (False, True):
                 yield _unpool(features, gradient, options)
 
@@ -41,9 +46,11 @@ def _unpool(features: Tensor, gradient: bool, options: Options) -> Workload:
                   for label, op in calls.items()}  # fmt: skip
     _, channels, side, _ = values.shape
     layout = "NCHW" if features.is_contiguous() else "channels_last"
-    name = f"max_unpool2d {'forward+backward' if gradient else 'forward'} 1x{channels}x{side}^2 {layout}"
+    dtype = "" if features.dtype == torch.float32 else " " + str(features.dtype).removeprefix("torch.")
+    name = f"max_unpool2d {'forward+backward' if gradient else 'forward'} 1x{channels}x{side}^2 {layout}{dtype}"
     work = None if gradient else case("max_unpool2d").work(Sample("", (values, switches, 2)))
-    targets: dict[str, float] = {} if options.cuda or gradient else {TORCH: 2}
+    wanted = 2 if features.dtype == torch.float32 else 1
+    targets: dict[str, float] = {} if options.cuda or gradient else {TORCH: wanted}
     columns = memory_columns(contenders[OURS], cuda=options.cuda)
     return Workload("upsample", name, contenders, close(0, 0), work, targets, columns)
 
