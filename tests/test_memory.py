@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 import threading
+import time
 from typing import Literal
 
 import pytest
@@ -42,6 +44,15 @@ def memory(which: Literal["size", "resident"]) -> int:
     with open("/proc/self/statm") as numbers:
         pages = numbers.read().split()[["size", "resident"].index(which)]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def lazily_free() -> int | None:
+    """Bytes of this process that the kernel may take when memory is short; None: it does not say."""
+    with contextlib.suppress(OSError), open("/proc/self/smaps_rollup") as lines:
+        for line in lines:
+            if line.startswith("LazyFree:"):
+                return int(line.split()[1]) << 10
+    return None
 
 
 def test_outputs_alive_share_nothing() -> None:
@@ -115,6 +126,21 @@ def test_little_is_kept() -> None:
     assert sum(map(mapped, addresses)) == 4  # 268 MB
     fastvision.empty_cache()
     assert not any(map(mapped, addresses))
+
+
+@pytest.mark.skipif(lazily_free() is None, reason="this kernel does not say")
+def test_what_is_used_again_and_again_is_not_marked_for_the_kernel_and_what_is_idle_is() -> None:
+    fastvision.empty_cache()
+    before = lazily_free() or 0
+    small = torch.rand(1, 64, 160, 200)  # 8 MB
+    for _ in range(3):
+        large(), ops.instance_norm(small)
+    assert (lazily_free() or 0) - before < 4 << 20
+    time.sleep(1.1)
+    ops.instance_norm(small)
+    assert (lazily_free() or 0) - before > 60 << 20  # of 67 MB
+    assert torch.equal(large(), large())
+    fastvision.empty_cache()
 
 
 def test_scratch_memory_is_kept_and_given_back() -> None:

@@ -2,11 +2,12 @@
 //
 // Fresh pages are cleared by the kernel: at 7 GB/s a thread on the machines measured, 2 GB/s in pages of 4 KiB, which
 // is slower than most of what is written to them. The C library keeps small blocks, but takes large ones from the
-// kernel every time. So the last few that were given back are kept here, all but 32 MB marked as free for the
-// kernel to take when memory is short.
+// kernel every time. So the last few that were given back are kept here; those that nobody wants for a second are
+// marked as free for the kernel to take when memory is short.
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
@@ -44,8 +45,9 @@ struct Block {
 class FreeBlocks {
  public:
   static constexpr size_t kMost = size_t(256) << 20;  // bytes kept
-  // and unmarked: marking 2 MB takes 4 us, 15 while another thread runs, a tenth of writing them
-  static constexpr size_t kUnmarked = size_t(32) << 20;
+  // Marking a huge page takes as long as writing it, 18 us while another thread runs, so blocks that a program keeps
+  // using are left alone. Looked at when one is given back: there is no thread for it.
+  static constexpr std::chrono::seconds kIdle{1};
 
   // The smallest block that is large enough, with whatever it held, or none. None of more than twice the size: its
   // owner holds all of it for as long as it lives.
@@ -66,11 +68,11 @@ class FreeBlocks {
       munmap(block.data, block.bytes);
       return;
     }
-#ifdef MADV_FREE
-    if (total_ + block.bytes > kUnmarked) madvise(block.data, block.bytes, MADV_FREE);
-#endif
     while (count_ == kSlots || total_ + block.bytes > kMost) unmap_oldest();
-    blocks_[count_++] = block;
+    const Clock::time_point now = Clock::now();
+    mark_idle(now - kIdle);
+    blocks_[count_] = block;
+    since_[count_++] = now;
     total_ += block.bytes;
   }
 
@@ -86,11 +88,22 @@ class FreeBlocks {
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
   static constexpr int kSlots = 64;  // scratch of every thread among them
+
+  void mark_idle([[maybe_unused]] Clock::time_point before) {
+#ifdef MADV_FREE
+    for (; marked_ < count_ && since_[marked_] < before; ++marked_) {
+      madvise(blocks_[marked_].data, blocks_[marked_].bytes, MADV_FREE);
+    }
+#endif
+  }
 
   Block remove(int i) {
     const Block block = blocks_[i];
-    std::copy(blocks_ + i + 1, blocks_ + count_--, blocks_ + i);
+    std::copy(blocks_ + i + 1, blocks_ + count_, blocks_ + i);
+    std::copy(since_ + i + 1, since_ + count_--, since_ + i);
+    marked_ -= i < marked_;
     total_ -= block.bytes;
     return block;
   }
@@ -102,7 +115,8 @@ class FreeBlocks {
 
   std::mutex mutex_;
   Block blocks_[kSlots];
-  int count_ = 0;
+  Clock::time_point since_[kSlots];  // they were given back
+  int count_ = 0, marked_ = 0;       // marked: the oldest so many
   size_t total_ = 0;
 };
 

@@ -2,8 +2,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/copy.h"
-#include "common/parallel.h"
-#include "common/simd.h"
 #include "upsample/whole_factor.h"
 
 namespace fastvision::bed_of_nails_upsample {
@@ -41,18 +39,6 @@ template <class W>
   for (int64_t x = 0; x < rows.pixels; ++x) copy(from + x * factor * rows.lanes, rows.lanes, to + x * rows.lanes);
 }
 
-// body(row, word) for each row of the smaller map; a word is as wide as an element of `source`.
-template <class Body>
-void for_each_row(const Rows& rows, int64_t factor, const Tensor& source, const Body& body) {
-  dispatch_words(source, [&](auto word) {
-    parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
-      vectorized([&]() __attribute__((always_inline)) {
-        for (int64_t y = begin; y < end; ++y) body(y, word);
-      });
-    });
-  });
-}
-
 Tensor forward(const Tensor& input, int64_t factor) {
   const Params p = whole_factor::forward_params("bed_of_nails_upsample", input, factor);
   const Tensor source = dense(input);
@@ -62,7 +48,7 @@ Tensor forward(const Tensor& input, int64_t factor) {
   const int64_t length = rows.length(), out_length = length * factor;
   const void* from = source.const_data_ptr();
   void* to = output.mutable_data_ptr();
-  for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
+  whole_factor::for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
     using W = typename decltype(word)::type;
     set_apart(rows, factor, static_cast<const W*>(from) + y * length, static_cast<W*>(to) + y * factor * out_length);
   });
@@ -78,7 +64,7 @@ Tensor backward(const Tensor& grad, int64_t factor) {
   const int64_t length = rows.length(), grad_length = length * factor;
   const void* from = source.const_data_ptr();
   void* to = output.mutable_data_ptr();
-  for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
+  whole_factor::for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
     using W = typename decltype(word)::type;
     pick(rows, factor, static_cast<const W*>(from) + y * factor * grad_length, static_cast<W*>(to) + y * length);
   });

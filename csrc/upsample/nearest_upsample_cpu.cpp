@@ -86,25 +86,20 @@ Tensor forward(const Tensor& input, int64_t factor) {
   if (output.numel() == 0) return output;
   const Rows rows(p, is_channels_last(source));
   const int64_t length = rows.length(), out_length = length * factor;
-  dispatch_words(source, [&](auto w) {
-    using W = typename decltype(w)::type;
-    const W* from = static_cast<const W*>(source.const_data_ptr());
-    W* to = static_cast<W*>(output.mutable_data_ptr());
-    parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
-      vectorized([&]() __attribute__((always_inline)) {
-        for (int64_t y = begin; y < end; ++y) {
-          W* first = to + y * factor * out_length;
-          repeat_row(rows, factor, from + y * length, first);
-          for (int64_t r = 1; r < factor; ++r) {
-            if (rows.lanes > 1) {  // runs as long as these are copied as fast from where there are fewer of them
-              repeat_row(rows, factor, from + y * length, first + r * out_length);
-            } else {
-              std::memcpy(first + r * out_length, first, size_t(out_length) * sizeof(W));
-            }
-          }
-        }
-      });
-    });
+  const void* from = source.const_data_ptr();
+  void* to = output.mutable_data_ptr();
+  whole_factor::for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
+    using W = typename decltype(word)::type;
+    const W* row = static_cast<const W*>(from) + y * length;
+    W* first = static_cast<W*>(to) + y * factor * out_length;
+    repeat_row(rows, factor, row, first);
+    for (int64_t r = 1; r < factor; ++r) {
+      if (rows.lanes > 1) {  // runs as long as these are copied as fast from where there are fewer of them
+        repeat_row(rows, factor, row, first + r * out_length);
+      } else {
+        std::memcpy(first + r * out_length, first, size_t(out_length) * sizeof(W));
+      }
+    }
   });
   return output;
 }

@@ -5,7 +5,9 @@
 
 #include "common/dispatch.h"
 #include "common/layout.h"
+#include "common/parallel.h"
 #include "common/recycled.h"
+#include "common/simd.h"
 
 namespace fastvision::whole_factor {
 
@@ -50,6 +52,18 @@ struct Rows {
     return std::max<int64_t>(1, kNumbers / (length() * factor * factor));
   }
 };
+
+// body(row, word) for each row of the smaller map; a word is as wide as an element of `source`.
+template <class Body>
+void for_each_row(const Rows& rows, int64_t factor, const Tensor& source, const Body& body) {
+  dispatch_words(source, [&](auto word) {
+    parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
+      vectorized([&]() __attribute__((always_inline)) {
+        for (int64_t y = begin; y < end; ++y) body(y, word);
+      });
+    });
+  });
+}
 
 // A map of `factor` times the sides, or of 1 / factor of them, in the layout of `source`.
 inline Tensor empty_output(const Params& p, const Tensor& source, bool larger) {
