@@ -103,45 +103,90 @@ def _overlap_pays(layer: Layer) -> bool:
 
 
 def _pays_with_avx512(layer: Layer) -> bool:
-    large, huge = layer.result_bytes >= LARGE_RESULT, layer.result_bytes >= 2 * LARGE_RESULT
-    few = layer.multiplications <= 8_000_000  # what oneDNN prepares weighs more
-    if layer.depthwise:
-        if layer.channels_last:
-            even = layer.channels % LANES == 0 or large
-            least = LARGE_STRIDE if large else 2 * LARGE_STRIDE
-            return (even and _in_vectors_of_channels(layer)) or _large_kernels(layer, least)
-        filled = layer.channels <= 2 * LANES or layer.sides[1] >= 5 * LANES  # vectors along a row
-        return _planes_pay(layer, LARGE_RESULT) and (filled or large)
+    if layer.depthwise and layer.outputs == layer.channels:
+        return (_channels_pay_with_avx512 if layer.channels_last else _planes_pay_with_avx512)(layer)
     if not layer.dense:
-        # groups of few outputs leave most of oneDNN's vectors empty; in channels_last ours turns them, which pays where
-        # each is made of much, or where they stay in the cache
-        narrow, many = layer.outputs <= 8 * layer.groups, layer.channels > 8 * layer.groups
-        if max(layer.kernel) <= 2 or not narrow:
-            return huge if layer.channels_last else large
-        if layer.channels_last:
-            return huge or (many and (layer.multiplications >= 30_000_000 or layer.result_bytes < TINY_RESULT))
-        return min(layer.stride) > 1 or layer.channels <= 3 * LANES or large
-    if _large_kernels(layer, LARGE_STRIDE) or (not layer.channels_last and min(layer.stride) >= LARGE_STRIDE):
-        return True
+        return _groups_pay_with_avx512(layer)
     if max(layer.kernel) == 1 or max(layer.dilation) > 1:
-        return False
-    if huge and min(layer.stride) > 1:
-        return True  # on fresh pages
-    # of few channels oneDNN gives each thread an image
-    shared = layer.channels_last and layer.channels < LANES and layer.input[0] > 1
-    if layer.outputs % LANES != 0:
-        # vectors of outputs do not come out even
-        return not shared and (max(layer.kernel) > 2 or layer.channels_last or layer.channels <= 128)
-    if layer.channels < LANES and layer.channels_last:
-        return not shared and layer.multiplications <= 4_000_000
-    if layer.channels_last:
-        return few or (layer.windows and large)
-    if layer.windows:
-        return layer.positions >= layer.channels
+        return _large_kernels(layer, LARGE_STRIDE)
+    if layer.result_bytes >= LARGE_RESULT or _large_kernels(layer, LARGE_STRIDE):
+        return True  # on fresh pages; or sums along rows of the kernel
+    if layer.channels < LANES and layer.taps > 2 * LANES:  # products of few channels, added up at many places
+        return not layer.channels_last and layer.weights <= 12_000
+    if layer.outputs < LANES - 2:  # oneDNN's vectors are mostly empty; but of few channels it gives each thread an image
+        return not (layer.channels_last and layer.channels < LANES < layer.input[3] and layer.input[0] > 1)
+    even = layer.outputs % LANES == 0
+    return (_last_pay_with_avx512 if layer.channels_last else _turned_pay_with_avx512)(layer, even)
+
+
+def _turned_pay_with_avx512(layer: Layer, even: bool) -> bool:
+    """Of a dense layer of planes, which oneDNN has to turn. even: its vectors of outputs come out so."""
+    if layer.windows or not even:
+        return True
+    if layer.positions <= 2 * LANES:
+        return False  # for which it prepares little
+    # many products of many weights are what it is best at
     if min(layer.stride) == 1:
+        few = layer.multiplications <= 30_000_000 and layer.weights <= 100_000
         return few or layer.channels % LANES != 0
-    # many weights are what it is best at
-    return few or layer.weights <= 1 << 18 or large
+    if layer.weights > 1 << 18:
+        return 5 * max(layer.padding) <= max(layer.kernel) and layer.input[3] <= 12
+    heavy = layer.multiplications > 20_000_000 and layer.input[3] > 3
+    return not (heavy and layer.taps > 14 and layer.weights > 1 << 16)
+
+
+def _last_pay_with_avx512(layer: Layer, even: bool) -> bool:
+    """Of a dense layer in channels_last, which oneDNN takes as it is."""
+    width, few = layer.input[3], layer.multiplications <= 11_000_000
+    if width < 10:  # its tiles lie along a row
+        return layer.channels > LANES // 2 and (layer.weights <= 1 << 22 or layer.positions <= 512)
+    if layer.result_bytes < TINY_RESULT // 2:
+        return few or not even  # what it prepares weighs more than what it multiplies
+    if layer.channels > LANES and layer.channels % 8 != 0 and layer.outputs <= 24 and min(layer.stride) > 1:
+        return layer.positions <= 1 << 13  # neither come its vectors of channels out even
+    if layer.positions > 128 * layer.channels:
+        return False
+    if not even:
+        return not layer.windows
+    return width < 20 and (layer.positions <= 10 * layer.channels or layer.weights <= 80_000)
+
+
+def _groups_pay_with_avx512(layer: Layer) -> bool:
+    if layer.taps > 2 * LANES and layer.channels > 2 * layer.groups:
+        if layer.channels_last or layer.positions < 2000:
+            return False
+    if layer.result_bytes >= LARGE_RESULT:
+        return layer.weights <= (30_000 if layer.channels_last else 100_000)
+    if not layer.channels_last:
+        full = layer.outputs % (LANES * layer.groups) == 0 and layer.positions > 500
+        small = min(layer.stride) > 1 or (layer.input[2] >= LANES and layer.channels <= 8 * layer.groups)
+        return layer.weights <= 100_000 and small and not full
+    if layer.outputs <= 9 * layer.groups:  # most of oneDNN's vectors is empty
+        return layer.weights >= 1000 and (layer.channels > 24 * layer.groups or layer.channels > 6 * LANES)
+    few = layer.result_bytes < 2 * TINY_RESULT and layer.positions > 64 * layer.channels
+    return few and max(layer.kernel) > 2
+
+
+def _planes_pay_with_avx512(layer: Layer) -> bool:
+    """Of a depthwise layer: vectors along a row of the output, where oneDNN's are of channels, and turned."""
+    if layer.taps > LANES or layer.sides[1] < 2 * LANES:
+        return False
+    if layer.result_bytes >= LARGE_RESULT:
+        return True
+    if layer.channels % LANES == 0:
+        return layer.input[3] > 50 and layer.result_bytes <= TINY_RESULT
+    wide = min(layer.stride) >= LARGE_STRIDE and layer.sides[1] >= LANES * LANES
+    return wide or (layer.sides[1] > 40 and layer.weights <= 6000)
+
+
+def _channels_pay_with_avx512(layer: Layer) -> bool:
+    """Of a depthwise layer: vectors of channels on both sides, of which oneDNN holds more at a time."""
+    if layer.taps > 2 * LANES or LANES // 2 <= layer.channels < LANES:
+        return False
+    if layer.result_bytes >= LARGE_RESULT or layer.result_bytes < TINY_RESULT or min(layer.stride) >= LANES:
+        return True
+    even = layer.channels >= LANES and layer.channels % LANES <= 6  # vectors that are nearly all full
+    return even and layer.taps <= 8 and layer.weights <= 1 << 14
 
 
 def _is_small_map(layer: Layer) -> bool:
