@@ -1,8 +1,9 @@
-"""Instance normalisation with ReLU at two depths of a generator, and total variation."""
+"""Instance normalisation with ReLU at two depths of a generator, also with many styles, and total variation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from fastvision.testing import Sample, Work, data
 
 TORCH = "torch"
 SHAPES = ((1, 64, 256, 256), (4, 128, 64, 64))
+STYLES = 16  # of the conditional one
 
 _Op = Callable[..., Tensor]
 
@@ -26,34 +28,45 @@ def workloads(options: Options) -> Iterator[Workload]:
         for channels_last in (False, True):
             yield _instance_norm(options, shape, channels_last, backward=False)
             yield _instance_norm(options, shape, channels_last, backward=True)
+    for channels_last in (False, True):
+        yield _instance_norm(options, SHAPES[1], channels_last, backward=False, styles=STYLES)
+        yield _instance_norm(options, SHAPES[1], channels_last, backward=True, styles=STYLES)
     yield _total_variation(options)
 
 
-def _torchs(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.relu(F.instance_norm(input, weight=weight, bias=bias))
+def _torchs(input: Tensor, weight: Tensor, bias: Tensor, style: Tensor | None = None) -> Tensor:
+    if style is None:
+        return F.relu(F.instance_norm(input, weight=weight, bias=bias))
+    return F.relu(F.instance_norm(input) * weight[style, :, None, None] + bias[style, :, None, None])
 
 
-def _ours(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return ops.instance_norm(input, weight, bias, activation="relu")
+def _ours(input: Tensor, weight: Tensor, bias: Tensor, style: Tensor | None = None) -> Tensor:
+    return ops.instance_norm(input, weight, bias, style=style, activation="relu")
 
 
-def _instance_norm(options: Options, shape: tuple[int, ...], channels_last: bool, *, backward: bool) -> Workload:
+def _instance_norm(
+    options: Options, shape: tuple[int, ...], channels_last: bool, *, backward: bool, styles: int = 0
+) -> Workload:
+    """styles: so many to choose from for each image; 0: one for all."""
     n, channels, height, width = shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    tensors = [data.feature_map(n, channels, height, width), torch.ones(channels), torch.zeros(channels)]
+    size = (styles, channels) if styles else (channels,)
+    tensors = [data.feature_map(n, channels, height, width), torch.ones(size), torch.zeros(size)]
     tensors = [t.to(options.device) for t in tensors]
     tensors[0] = tensors[0].contiguous(memory_format=layout)
+    style = torch.arange(n, device=options.device) * (styles // n) if styles else None
     rivals: dict[str, _Op] = {OURS: _ours, TORCH: _torchs}
     if options.reference(small=False):
         rivals[COMPILED] = torch.compile(_torchs, dynamic=False)
-    sample = Sample("", tuple(tensors))
-    name = f"instance_norm + ReLU {'forward and backward' if backward else 'forward'}"
+    sample = Sample("", tuple(tensors), {"style": style})
+    kind = f" of {styles} styles" if styles else ""
+    name = f"instance_norm + ReLU{kind} {'forward and backward' if backward else 'forward'}"
     name = f"{name} {'channels_last' if channels_last else 'NCHW'}, {'x'.join(map(str, shape))}"
     work = case("instance_norm").work(sample)
     if backward:  # the forward, and two maps read and one written
         work = Work(work.bytes * 5 // 2, work.flops * 3)
     targets: dict[str, float] = {} if options.cuda else {TORCH: 2.5}
-    contenders = {label: _call(op, tensors, backward=backward) for label, op in rivals.items()}
+    contenders = {label: _call(partial(op, style=style), tensors, backward=backward) for label, op in rivals.items()}
     columns = memory_columns(contenders[OURS], cuda=options.cuda)
     return Workload("style", name, contenders, close(1e-4, 1e-3), work, targets, columns)
 
