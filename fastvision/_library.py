@@ -58,8 +58,9 @@ def empty_cache() -> None:
     """Gives the memory that large CPU outputs and intermediate results left behind back to the system.
 
     Up to 256 MB of it is kept for the next ones, because fresh pages cost more than most of what is written to them.
-    On Linux the system takes all but 32 MB back by itself when memory is short; elsewhere nothing is kept. An output in
-    such memory, of 1 MB or more, cannot be resized in place.
+    Elsewhere than on Linux nothing is kept. There the system takes what was not used for a second back by itself when
+    memory is short, once outputs that came later have been dropped. An output in such memory, of 1 MB or more, cannot
+    be resized in place.
     """
     if MODULE is not None:
         MODULE.empty_cache()

@@ -46,18 +46,18 @@ class FreeBlocks {
  public:
   static constexpr size_t kMost = size_t(256) << 20;  // bytes kept
   // Marking a huge page takes as long as writing it, 18 us while another thread runs, so blocks that a program keeps
-  // using are left alone. Looked at when one is given back: there is no thread for it.
+  // using are left alone. One of the others is marked when a block is given back: there is no thread for it.
   static constexpr std::chrono::seconds kIdle{1};
 
-  // The smallest block that is large enough, with whatever it held, or none. None of more than twice the size: its
-  // owner holds all of it for as long as it lives.
+  // The smallest block that is large enough, with whatever it held, or none; of equals the one that came last, so that
+  // the others become idle. None of more than twice the size: its owner holds all of it for as long as it lives.
   Block take(size_t bytes) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return {};
     int best = -1;
     for (int i = 0; i < count_; ++i) {
       const size_t size = blocks_[i].bytes;
-      if (size >= bytes && size / 2 <= bytes && (best < 0 || size < blocks_[best].bytes)) best = i;
+      if (size >= bytes && size / 2 <= bytes && (best < 0 || size <= blocks_[best].bytes)) best = i;
     }
     return best < 0 ? Block{} : remove(best);
   }
@@ -93,8 +93,9 @@ class FreeBlocks {
 
   void mark_idle([[maybe_unused]] Clock::time_point before) {
 #ifdef MADV_FREE
-    for (; marked_ < count_ && since_[marked_] < before; ++marked_) {
-      madvise(blocks_[marked_].data, blocks_[marked_].bytes, MADV_FREE);
+    if (marked_ < count_ && since_[marked_] < before) {
+      const Block& idle = blocks_[marked_++];
+      madvise(idle.data, idle.bytes, MADV_FREE);
     }
 #endif
   }

@@ -171,32 +171,36 @@ def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], processor: str) ->
         ((64, 64, 3, 1, 8), _LAST, "fastvision"),
         ((8, 64, 3, 2, 20), _LAST, "fastvision"),
         ((8, 64, 3, 2, 128), _LAST, "torch"),
-        ((1024, 512, 4, 2, 8), {}, "torch"),  # many weights
+        ((1024, 512, 4, 2, 8), {"padding": (1, 1)}, "torch"),  # many weights
+        ((1024, 512, 4, 2, 8), {}, "fastvision"),  # of which nothing is cut off
         ((64, 64, 1, 1, 128), {}, "torch"),
         ((64, 64, 3, 2, 40), {"dilation": (2, 2)}, "torch"),
         ((64, 64, 16, 8, 40), {}, "fastvision"),  # large strides
         ((64, 64, 16, 8, 40), _LAST, "fastvision"),
         ((64, 64, 16, 8, 2), {**_LAST, "input": torch.Size((2, 64, 1, 2))}, "fastvision"),
         ((21, 21, 32, 16, 40, 21), _LAST, "fastvision"),
-        ((21, 21, 16, 8, 20, 21), _LAST, "torch"),
+        ((21, 21, 16, 8, 20, 21), _LAST, "fastvision"),
         ((21, 21, 16, 8, 80, 21), _LAST, "fastvision"),  # 36 MB
         ((256, 64, 2, 2, 128), {}, "fastvision"),  # windows
-        ((256, 64, 2, 2, 8), {}, "torch"),
+        ((256, 64, 2, 2, 8), {}, "fastvision"),
         ((256, 128, 2, 2, 64), _LAST, "torch"),
         ((256, 256, 2, 2, 128), _LAST, "fastvision"),
         ((64, 64, 3, 2, 300), _LAST, "fastvision"),  # 92 MB
         ((64, 16, 3, 2, 64, 8), {}, "fastvision"),  # groups
         ((64, 128, 3, 2, 64, 8), {}, "torch"),
         ((64, 128, 3, 2, 200, 8), {}, "fastvision"),
-        ((64, 16, 3, 1, 64, 8), {}, "torch"),
-        ((64, 16, 2, 2, 64, 8), {}, "torch"),
+        ((64, 16, 3, 1, 64, 8), {}, "fastvision"),
+        ((64, 16, 2, 2, 64, 8), {}, "fastvision"),
+        ((64, 64, 1, 1, 64, 8), {}, "torch"),
         ((256, 16, 5, 2, 64, 8), _LAST, "fastvision"),
         ((64, 16, 3, 2, 64, 8), _LAST, "torch"),
         ((100, 100, 4, 2, 80, 100), {}, "fastvision"),  # depthwise
-        ((100, 100, 4, 2, 20, 100), {}, "torch"),
+        ((100, 100, 4, 2, 20, 100), {}, "fastvision"),
+        ((100, 100, 4, 2, 12, 100), {}, "torch"),
         ((64, 64, 4, 2, 24, 64), {}, "torch"),
         ((64, 64, 4, 2, 24, 64), _LAST, "fastvision"),
-        ((100, 100, 4, 2, 20, 100), _LAST, "torch"),
+        ((100, 100, 4, 2, 20, 100), _LAST, "fastvision"),
+        ((4, 4, 4, 2, 2048, 4), _LAST, "torch"),  # each thread would turn an image of 64 MB,
     ],
 )
 def test_with_avx512(layer: tuple[int, ...], rest: dict[str, Any], kernel: str) -> None:

@@ -44,7 +44,7 @@ def pays(layer: Layer, capability: str | None = None) -> bool:
         return not layer.channels_last and layer.weights <= 12_000
     if lanes < LANES and not _pays_with_narrow_vectors(layer):
         return False
-    if layer.outputs < lanes - 2:  # oneDNN's vectors are mostly empty; but of few channels it gives a thread an image
+    if layer.outputs < lanes - 2:  # oneDNN's vectors have empty lanes; but of few channels it gives a thread an image
         return not (layer.channels_last and layer.channels < LANES < layer.input[3] and layer.input[0] > 1)
     return _last_pay(layer, lanes) if layer.channels_last else _turned_pay(layer, lanes)
 
@@ -94,7 +94,7 @@ def _turned_pay(layer: Layer, lanes: int) -> bool:
     if min(layer.stride) == 1:
         few = layer.multiplications <= 30_000_000 and layer.weights <= 100_000
         return few or layer.channels % LANES != 0
-    if layer.weights > 1 << 18:
+    if layer.weights > 1 << 18:  # but for narrow maps, and what padding cuts off is computed all the same
         return 5 * max(layer.padding) <= max(layer.kernel) and layer.input[3] <= 12
     heavy = layer.multiplications > 20_000_000 and layer.input[3] > 3
     return not (heavy and layer.taps > 14 and layer.weights > 1 << 16)
@@ -113,10 +113,15 @@ def _last_pay(layer: Layer, lanes: int) -> bool:
         return False
     if not even:
         return not layer.windows
+    if layer.windows:  # nothing is added up, so that whole tiles of outputs are stored where they belong
+        return layer.multiplications <= 14_000_000 or (layer.sides[1] <= 72 and layer.positions <= 10_000)
     return width < 20 and (layer.weights <= 80_000 or (lanes == LANES and layer.positions <= 10 * layer.channels))
 
 
 def _groups_pay(layer: Layer, lanes: int) -> bool:
+    """lanes: numbers of a vector of outputs."""
+    if max(layer.kernel) == 1 or _turns_large_images(layer):
+        return False
     many_taps = layer.taps > 2 * LANES and layer.channels > 2 * layer.groups
     if many_taps and (layer.channels_last or layer.positions < 2000):
         return False
@@ -126,7 +131,7 @@ def _groups_pay(layer: Layer, lanes: int) -> bool:
         full = layer.outputs % (LANES * layer.groups) == 0 and layer.positions > _FEW_POSITIONS
         small = min(layer.stride) > 1 or (layer.input[2] >= LANES and layer.channels <= 8 * layer.groups)
         return layer.weights <= 100_000 and small and not full
-    if layer.outputs <= 9 * layer.groups:  # most of oneDNN's vectors is empty
+    if layer.outputs <= 9 * layer.groups:  # many lanes of oneDNN's vectors are empty
         if lanes < LANES and (min(layer.stride) > 2 or layer.outputs % LANES < 4):
             return min(layer.stride) > 2
         many = layer.channels > 6 * LANES and layer.weights >= 1000
@@ -148,13 +153,20 @@ def _planes_pay(layer: Layer) -> bool:
 
 
 def _channels_pay(layer: Layer) -> bool:
-    """Of a depthwise layer: vectors of channels on both sides, of which oneDNN holds more at a time."""
-    if layer.taps > 2 * LANES or LANES // 2 <= layer.channels < LANES:
+    """Of a depthwise layer in channels_last, for which oneDNN holds more vectors of channels at a time than we do."""
+    if layer.taps > 2 * LANES or LANES // 2 <= layer.channels < LANES or _turns_large_images(layer):
         return False
     if layer.result_bytes >= LARGE_RESULT or layer.result_bytes < TINY_RESULT or min(layer.stride) >= LANES:
         return True
-    even = layer.channels >= LANES and layer.channels % LANES <= 6  # vectors that are nearly all full
+    even = layer.channels >= LANES and layer.channels % LANES <= 6  # more are one by one, when vectors are used up
     return even and layer.taps <= 8 and layer.weights <= 1 << 14
+
+
+def _turns_large_images(layer: Layer) -> bool:
+    """Of one channel a group: whether our kernel works on planes that each thread turns for itself, image by image."""
+    if not (layer.channels_last and layer.depthwise) or layer.channels * layer.pixels <= 1 << 18:
+        return False
+    return not LANES <= layer.channels == layer.outputs or max(layer.stride) >= LANES
 
 
 def _large_kernels(layer: Layer) -> bool:
