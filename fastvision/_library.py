@@ -57,7 +57,7 @@ def build_info() -> dict[str, Any]:
 def empty_cache() -> None:
     """Gives the memory that large CPU outputs and intermediate results left behind back to the system.
 
-    Up to 256 MB of it is kept for the next ones, because fresh pages cost more than most of what is written to them.
+    Up to 512 MB of it is kept for the next ones, because fresh pages cost more than most of what is written to them.
     Elsewhere than on Linux nothing is kept. There the system takes what was not used for a second back by itself when
     memory is short, once outputs that came later have been dropped. An output in such memory, of 1 MB or more, cannot
     be resized in place.

@@ -44,7 +44,8 @@ struct Block {
 // so a process that was forked in the middle cannot hang in them, and never throw.
 class FreeBlocks {
  public:
-  static constexpr size_t kMost = size_t(256) << 20;  // bytes kept
+  static constexpr size_t kMost = size_t(512)
+                                  << 20;  // bytes kept: a map of 137 MB, its gradient and as much to work with
   // Marking a huge page takes as long as writing it, 18 us while another thread runs, so blocks that a program keeps
   // using are left alone. One of the others is marked when a block is given back: there is no thread for it.
   static constexpr std::chrono::seconds kIdle{1};
