@@ -1,4 +1,4 @@
-"""``python -m benchmarks.readme RESULTS.json [README.md]``: the README's table from a measured JSON file."""
+"""``python -m benchmarks.table RESULTS.json [docs/benchmarks.md]``: its table from a measured JSON file."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def table(measured: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     measured = json.loads(Path(argv[0]).read_text())
-    readme = Path(argv[1] if len(argv) > 1 else "README.md")
-    head, _, rest = readme.read_text().partition(BEGIN)
+    page = Path(argv[1] if len(argv) > 1 else "docs/benchmarks.md")
+    head, _, rest = page.read_text().partition(BEGIN)
     _, _, tail = rest.partition(END)
-    readme.write_text(f"{head}{BEGIN}\n{table(measured)}\n{END}{tail}")
+    page.write_text(f"{head}{BEGIN}\n{table(measured)}\n{END}{tail}")
     return 0
 
 
