@@ -137,7 +137,7 @@ def test_idle_memory_is_marked_for_the_kernel_and_what_is_used_again_and_again_i
         large(), ops.instance_norm(small)
     assert (lazily_free() or 0) - before < 4 << 20
     for _ in range(2):  # also after a marked one was taken
-        time.sleep(1.1)
+        time.sleep(1.1)  # a second is what makes it idle
         ops.instance_norm(small)
         assert (lazily_free() or 0) - before > 60 << 20  # of 67 MB
         large().fill_(1)

@@ -44,8 +44,8 @@ struct Block {
 // so a process that was forked in the middle cannot hang in them, and never throw.
 class FreeBlocks {
  public:
-  static constexpr size_t kMost = size_t(512)
-                                  << 20;  // bytes kept: a map of 137 MB, its gradient and as much to work with
+  // Bytes kept: room for a map of 137 MB, its gradient and as much to work with.
+  static constexpr size_t kMost = size_t(512) << 20;
   // Marking a huge page takes as long as writing it, 18 us while another thread runs, so blocks that a program keeps
   // using are left alone. One of the others is marked when a block is given back: there is no thread for it.
   static constexpr std::chrono::seconds kIdle{1};
@@ -57,8 +57,8 @@ class FreeBlocks {
     if (!lock) return {};
     int best = -1;
     for (int i = 0; i < count_; ++i) {
-      const size_t size = blocks_[i].bytes;
-      if (size >= bytes && size / 2 <= bytes && (best < 0 || size <= blocks_[best].bytes)) best = i;
+      const size_t size = kept_[i].block.bytes;
+      if (size >= bytes && size / 2 <= bytes && (best < 0 || size <= kept_[best].block.bytes)) best = i;
     }
     return best < 0 ? Block{} : remove(best);
   }
@@ -72,8 +72,7 @@ class FreeBlocks {
     while (count_ == kSlots || total_ + block.bytes > kMost) unmap_oldest();
     const Clock::time_point now = Clock::now();
     mark_idle(now - kIdle);
-    blocks_[count_] = block;
-    since_[count_++] = now;
+    kept_[count_++] = {block, now};
     total_ += block.bytes;
   }
 
@@ -92,19 +91,23 @@ class FreeBlocks {
   using Clock = std::chrono::steady_clock;
   static constexpr int kSlots = 64;  // scratch of every thread among them
 
+  struct Kept {
+    Block block;
+    Clock::time_point since;
+  };
+
   void mark_idle([[maybe_unused]] Clock::time_point before) {
 #ifdef MADV_FREE
-    if (marked_ < count_ && since_[marked_] < before) {
-      const Block& idle = blocks_[marked_++];
+    if (marked_ < count_ && kept_[marked_].since < before) {
+      const Block& idle = kept_[marked_++].block;
       madvise(idle.data, idle.bytes, MADV_FREE);
     }
 #endif
   }
 
   Block remove(int i) {
-    const Block block = blocks_[i];
-    std::copy(blocks_ + i + 1, blocks_ + count_, blocks_ + i);
-    std::copy(since_ + i + 1, since_ + count_--, since_ + i);
+    const Block block = kept_[i].block;
+    std::copy(kept_ + i + 1, kept_ + count_--, kept_ + i);
     marked_ -= i < marked_;
     total_ -= block.bytes;
     return block;
@@ -116,9 +119,8 @@ class FreeBlocks {
   }
 
   std::mutex mutex_;
-  Block blocks_[kSlots];
-  Clock::time_point since_[kSlots];  // they were given back
-  int count_ = 0, marked_ = 0;       // marked: the oldest so many
+  Kept kept_[kSlots];
+  int count_ = 0, marked_ = 0;  // marked: the oldest so many
   size_t total_ = 0;
 };
 

@@ -200,7 +200,7 @@ def test_torchs(layer: tuple[int, ...], rest: dict[str, Any], processor: str) ->
         ((64, 64, 4, 2, 24, 64), {}, "torch"),
         ((64, 64, 4, 2, 24, 64), _LAST, "fastvision"),
         ((100, 100, 4, 2, 20, 100), _LAST, "fastvision"),
-        ((4, 4, 4, 2, 2048, 4), _LAST, "torch"),  # each thread would turn an image of 64 MB,
+        ((4, 4, 4, 2, 2048, 4), _LAST, "torch"),  # each thread would turn an image of 64 MB
     ],
 )
 def test_with_avx512(layer: tuple[int, ...], rest: dict[str, Any], kernel: str) -> None:

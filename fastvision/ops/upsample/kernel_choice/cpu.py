@@ -132,8 +132,10 @@ def _groups_pay(layer: Layer, lanes: int) -> bool:
         small = min(layer.stride) > 1 or (layer.input[2] >= LANES and layer.channels <= 8 * layer.groups)
         return layer.weights <= 100_000 and small and not full
     if layer.outputs <= 9 * layer.groups:  # many lanes of oneDNN's vectors are empty
-        if lanes < LANES and (min(layer.stride) > 2 or layer.outputs % LANES < 4):
-            return min(layer.stride) > 2
+        if lanes < LANES and min(layer.stride) > 2:
+            return True
+        if lanes < LANES and layer.outputs % LANES < 4:
+            return False
         many = layer.channels > 6 * LANES and layer.weights >= 1000
         return many or layer.channels > (24 if lanes == LANES else 8) * layer.groups
     few = layer.result_bytes < 2 * TINY_RESULT and layer.positions > 64 * layer.channels
