@@ -19,6 +19,12 @@ namespace fastvision {
 template <class T>
 inline constexpr int kVectorLanes = 64 / int(sizeof(T));
 
+// `count` rounded up: a rest of single numbers would cost short rows more than what lies beyond them.
+template <class T>
+constexpr int64_t whole_vectors(int64_t count) {
+  return (count + kVectorLanes<T> - 1) / kVectorLanes<T> * kVectorLanes<T>;
+}
+
 // A register of kBytes. Aligned as T in memory: callers promise no more, and an unaligned move of aligned data costs
 // nothing.
 template <class T, int kBytes>

@@ -109,12 +109,6 @@ class Products {
   size_t count_ = 0;
 };
 
-// Sums run over whole vectors: a rest of single numbers would cost short rows more than the rest.
-template <class T>
-int64_t whole_vectors(int64_t count) {
-  return ceil_div(count, int64_t(kVectorLanes<T>)) * kVectorLanes<T>;
-}
-
 // Input planes for `Row`: `margin` zeros left of each row, and as many right of it as whole vectors of outputs read.
 template <class T>
 struct PaddedPlane {
