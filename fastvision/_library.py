@@ -146,9 +146,13 @@ def register_autograd(
         _gradients[name], _images[name] = (backward, setup_context), images
 
 
+by_torch_on_gpu: set[str] = set()
+
+
 def register_torchs(name: str, function: Callable[..., Any]) -> None:
     """What ``fastvision::name`` is on a GPU, the emulated one included, where kernels of ours are for the CPU alone."""
     if LOADED:
+        by_torch_on_gpu.add(name)
         torch.library.impl(f"fastvision::{name}", "CPU" if BACKEND == "emulated" else "CUDA")(function)
 
 

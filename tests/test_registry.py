@@ -114,4 +114,7 @@ def test_opcheck(case: OpCase, device: torch.device) -> None:
             leaves = case.differentiable and (case.linear or not name.endswith(("_backward", "_gradients")))
             torch.library.opcheck(op, _leaves(op_args) if leaves else op_args, test_utils=checks)
     # those in place serve a shortcut of eager calls on a GPU, and are checked with their op's tests
-    assert seen == {name for name in case.torch_ops if not name.endswith("_")}
+    expected = {name for name in case.torch_ops if not name.endswith("_")}
+    # of what kernels of ours are for the CPU alone, torch's own op may be called there, without ours around it
+    optional = _library.by_torch_on_gpu if device.type == "cuda" else set()
+    assert expected - optional <= seen <= expected

@@ -2,7 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/dispatch.h"
-#include "common/recycled.h"
+#include "common/turn.h"
 #include "upsample/depthwise_gradients.h"
 #include "upsample/diagonal.h"
 #include "upsample/gradient_products.h"
@@ -10,38 +10,13 @@
 namespace fastvision::conv_transpose2d {
 namespace {
 
-// `count` matrices [rows, columns], each turned.
-template <class S>
-void turn(const S* from, int64_t count, int64_t rows, int64_t columns, S* to) {
-  constexpr int64_t kTogether = 64, kGrain = 1 << 14;
-  const int64_t blocks = ceil_div(rows, kTogether);
-  parallel_for(count * blocks, ceil_div(kGrain, kTogether * columns), [&](int64_t begin, int64_t end) {
-    vectorized([&]() __attribute__((always_inline)) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t first = i % blocks * kTogether, some = std::min(kTogether, rows - first);
-        const int64_t matrix = i / blocks * rows * columns;
-        transpose(from + matrix + first * columns, columns, some, columns, to + matrix + first, rows);
-      }
-    });
-  });
-}
-
-// channels_last as planes
-template <class S>
-Tensor planes_of(const Tensor& t) {
-  if (!is_channels_last(t)) return t;
-  Tensor planes = empty_map(t, t.size(0), t.size(1), t.size(2), t.size(3), false);
-  reuse_memory(planes);
-  turn(t.const_data_ptr<S>(), t.size(0), t.size(2) * t.size(3), t.size(1), planes.mutable_data_ptr<S>());
-  return planes;
-}
-
 template <class T, class S>
 Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight) {
-  if (p.outputs == 0) return clear_tensor(empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, is_channels_last(grad)));
+  if (p.outputs == 0)
+    return clear_tensor(empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, makes_channels_last(grad)));
   const S* weights = weight.const_data_ptr<S>();
   const bool diagonal = is_diagonal(p, weights), planes = diagonal || p.group_channels() == 1;
-  const bool last = is_channels_last(grad);
+  const bool last = makes_channels_last(grad);
   Tensor output = empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, last);
   reuse_memory(output);
   if (output.numel() == 0) return output;
@@ -51,7 +26,7 @@ Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight)
     depthwise.groups = p.channels;
     Buffer<S> turned(size_t(last ? output.numel() : 0));
     S* target = last ? turned.data() : output.mutable_data_ptr<S>();
-    input_gradient_planes<T, S>(depthwise, planes_of<S>(grad).template const_data_ptr<S>(), kernels.data(), target);
+    input_gradient_planes<T, S>(depthwise, in_layout(grad, false).const_data_ptr<S>(), kernels.data(), target);
     if (last) turn(target, p.batch, p.channels, p.y.in * p.x.in, output.mutable_data_ptr<S>());
   } else {
     input_gradient_products<T, S>(p, grad.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, last),
@@ -67,8 +42,8 @@ Tensor weight_gradient(const Params& p, const Tensor& grad, const Tensor& input)
   if (output.numel() == 0) return output;
   reuse_memory(output);
   if (p.group_channels() == 1) {
-    kernel_gradients<T, S>(p, planes_of<S>(grad).template const_data_ptr<S>(),
-                           planes_of<S>(input).template const_data_ptr<S>(), output.mutable_data_ptr<S>());
+    kernel_gradients<T, S>(p, in_layout(grad, false).const_data_ptr<S>(), in_layout(input, false).const_data_ptr<S>(),
+                           output.mutable_data_ptr<S>());
   } else {
     weight_gradient_products<T, S>(
         p, grad.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, is_channels_last(grad)),

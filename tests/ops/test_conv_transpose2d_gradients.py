@@ -28,7 +28,8 @@ ACTIVATIONS = pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu
 
 def tensors(device: torch.device, layout: Any, channels: int, outputs: int, taps: tuple[int, int]) -> list[Tensor]:
     g = data.generator(3)
-    x = torch.randn(2, channels, 3, 2, generator=g, dtype=torch.float64).to(memory_format=layout)
+    x = torch.randn(2, channels, 3, 2, generator=g, dtype=torch.float64)
+    x = x.to(memory_format=layout or torch.contiguous_format)
     weight = torch.randn(channels, outputs, *taps, generator=g, dtype=torch.float64)
     bias = torch.randn(outputs, generator=g, dtype=torch.float64)
     return [t.to(device).requires_grad_() for t in (x, weight, bias)]
@@ -141,7 +142,9 @@ def test_kernels_equal_torch(
         assert actual[0].is_contiguous(memory_format=_FORMATS[layouts[0]])
 
 
-CHOICES = pytest.mark.parametrize("ours", [(True, True), (True, False), (False, True), (False, False)])
+_PLANS = [(True, True), (True, False), (False, True), (False, False)]  # and turned
+_PLANS += [(True, False, True), (False, True, True), (False, False, True)]
+CHOICES = pytest.mark.parametrize("ours", _PLANS)
 
 
 @CHOICES
@@ -165,6 +168,54 @@ def test_gradients_do_not_depend_on_who_computes_them(
             strict=True,
         ):
             torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize(
+    "needed", [(True, True, True), (True, False, False), (False, True, False), (False, True, True)]
+)
+def test_gradients_of_planes_are_planes(needed: Any, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """Also those that torch computes in channels_last."""
+    module = sys.modules["fastvision.ops.upsample.conv_transpose2d_gradients"]
+    monkeypatch.setattr(module, "remembered_gradient_plan", lambda *_: GradientPlan(False, False, turned=True))
+    args = [t.detach().requires_grad_(n) for t, n in zip(tensors(device, None, 7, 9, (3, 3)), needed, strict=True)]
+    for grad in (
+        torch.randn(2, 9, 7, 5, device=device).double(),
+        torch.ones(1, device=device).double().expand(2, 9, 7, 5),
+    ):
+        ours = torch.autograd.grad(ops.conv_transpose2d(*args, 2), [a for a in args if a.requires_grad], grad)
+        theirs = torch.autograd.grad(torch.conv_transpose2d(*args, 2), [a for a in args if a.requires_grad], grad)
+        assert len(ours) == len(theirs)
+        for o, t in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(o, t)
+            assert o.is_contiguous()
+
+
+def test_second_derivatives_of_planes_in_channels_last(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    module = sys.modules["fastvision.ops.upsample.conv_transpose2d_gradients"]
+    monkeypatch.setattr(module, "remembered_gradient_plan", lambda *_: GradientPlan(False, False, turned=True))
+    args = tensors(device, None, 3, 2, (3, 3))
+    assert torch.autograd.gradcheck(lambda *args: ops.conv_transpose2d(*args, 2), args, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda *args: ops.conv_transpose2d(*args, 2), args, fast_mode=True)
+
+
+@CHOICES
+@LAYOUTS
+def test_the_input_decides_how_its_gradient_is_laid_out(
+    ours: Any, layout: Any, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """A gradient of one channel is dense both ways, and says nothing."""
+    module = sys.modules["fastvision.ops.upsample.conv_transpose2d_gradients"]
+    plan = GradientPlan(*ours[:2], turned=len(ours) == 3 and layout == torch.contiguous_format)
+    monkeypatch.setattr(module, "remembered_gradient_plan", lambda *_: plan)
+    x, weight, bias = tensors(device, layout, 7, 1, (3, 3))
+    output = ops.conv_transpose2d(x, weight, bias, 2)
+    for other in (torch.contiguous_format, torch.channels_last):
+        grad = torch.empty(2, 1, 7, 5, device=device, memory_format=other).double().fill_(2)
+        (to_input,) = torch.autograd.grad(output, x, grad, retain_graph=True)
+        torch.testing.assert_close(
+            to_input, torch.autograd.grad(torch.conv_transpose2d(x, weight, bias, 2), x, grad)[0]
+        )
+        assert to_input.is_contiguous(memory_format=layout)
 
 
 @ACTIVATIONS

@@ -247,43 +247,44 @@ def test_what_is_always_torchs_under_autocast(
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize(
-    ("layer", "expected"),
-    [
-        ((21, 21, 64, 32, 34, 21), (True, True)),  # FCN, depthwise
-        ((21, 21, 64, 32, 34), (True, True)),  # and dense
-        ((128, 64, 2, 2, 196), (True, True)),  # U-Net's last, 39 MB
-        ((256, 256, 3, 1, 56), (False, False)),  # what oneDNN is best at
-        ((96, 8, 2, 2, 9), (True, True)),  # few products
-        ((64, 64, 7, 1, 14, 64), (False, True)),
-    ],
-)
-def test_whose_gradients(layer: Any, expected: Any) -> None:
-    assert choose_gradients(a_layer(*layer), "AVX512") == expected
-    assert choose_gradients(a_layer(*layer, dtype=torch.float64)) == (True, True)
-    assert choose_gradients(a_layer(*layer, cuda=True)) == (False, False)
-
-
-def test_gradients_in_channels_last() -> None:
-    def chosen(*sizes: int) -> Any:
-        return choose_gradients(a_layer(*sizes, channels_last=True), "AVX512")
-
-    assert chosen(21, 21, 64, 32, 34, 21) == (False, True)
-    assert chosen(128, 64, 2, 2, 196) == (False, True)
-    assert chosen(256, 256, 3, 1, 56) == (False, False)
+_BOTH, _NEITHER, _WEIGHT, _TURNED = (True, True, False), (False,) * 3, (False, True, False), (False, False, True)
 
 
 @pytest.mark.parametrize(
     ("layer", "planes", "last"),
     [
-        ((21, 21, 64, 32, 34, 21), (True, True), (False, True)),
-        ((21, 21, 64, 32, 34), (True, True), (True, True)),
-        ((128, 64, 2, 2, 196), (True, True), (False, False)),
-        ((256, 256, 3, 1, 56), (False, False), (False, False)),
-        ((96, 8, 2, 2, 9), (True, True), (True, True)),
-        ((64, 8, 3, 1, 30), (False, True), (False, False)),
-        ((64, 64, 7, 1, 14, 64), (False, True), (False, False)),
-        ((64, 32, 3, 2, 10, 4), (True, True), (False, True)),  # groups
+        ((21, 21, 64, 32, 34, 21), _BOTH, _WEIGHT),  # FCN, depthwise
+        ((21, 21, 64, 32, 34), _BOTH, _BOTH),  # and dense
+        ((21, 21, 16, 8, 70, 21), _BOTH, _WEIGHT),
+        ((128, 64, 2, 2, 196), _BOTH, _WEIGHT),  # U-Net's last, 39 MB
+        ((128, 3, 4, 2, 256), _BOTH, _NEITHER),  # DCGAN's last, of 34 MB
+        ((64, 32, 3, 2, 256), (False, True, True), _NEITHER),  # Johnson's last, of a large image
+        ((256, 256, 3, 1, 56), _NEITHER, _NEITHER),  # what oneDNN is best at
+        ((96, 8, 2, 2, 9), _BOTH, _BOTH),  # few products
+        ((21, 21, 4, 2, 70), _TURNED, _NEITHER),  # uneven outputs
+        ((64, 64, 7, 1, 14, 64), _TURNED, _NEITHER),
+        ((64, 64, 3, 1, 20, 64), _NEITHER, _NEITHER),
+        ((64, 32, 3, 2, 10, 4), _BOTH, _BOTH),  # groups
+    ],
+)
+def test_whose_gradients(layer: Any, planes: Any, last: Any) -> None:
+    assert choose_gradients(a_layer(*layer), "AVX512") == planes
+    assert choose_gradients(a_layer(*layer, channels_last=True), "AVX512") == last
+    assert choose_gradients(a_layer(*layer, dtype=torch.float64)) == _BOTH
+    assert choose_gradients(a_layer(*layer, cuda=True)) == _NEITHER
+
+
+@pytest.mark.parametrize(
+    ("layer", "planes", "last"),
+    [
+        ((21, 21, 64, 32, 34, 21), _BOTH, _WEIGHT),
+        ((21, 21, 64, 32, 34), _BOTH, _BOTH),
+        ((128, 64, 2, 2, 196), _BOTH, _NEITHER),
+        ((256, 256, 3, 1, 56), _NEITHER, _NEITHER),
+        ((96, 8, 2, 2, 9), _BOTH, _BOTH),
+        ((64, 64, 7, 1, 14, 64), _TURNED, _NEITHER),
+        ((64, 32, 3, 2, 10, 4), _BOTH, _BOTH),
+        ((256, 1, 6, 2, 60), _TURNED, _NEITHER),  # its vectors are of outputs
     ],
 )
 def test_whose_gradients_on_avx2(layer: Any, planes: Any, last: Any) -> None:
@@ -294,8 +295,14 @@ def test_whose_gradients_on_avx2(layer: Any, planes: Any, last: Any) -> None:
 @pytest.mark.parametrize(("capability", "padding"), [("AVX512", 6), ("AVX2", 4)])
 def test_depthwise_layers_onednn_has_no_kernel_for(capability: str, padding: int) -> None:
     layer = a_layer(64, 64, 32, 8, 20, 64)
-    assert not choose_gradients(layer._replace(padding=(0, padding)), capability).input
-    assert choose_gradients(layer._replace(padding=(0, padding + 1)), capability).input
+    assert not choose_gradients(layer._replace(padding=(0, padding)), capability).turned
+    assert choose_gradients(layer._replace(padding=(0, padding + 1)), capability).turned
+
+
+def test_only_planes_in_float32_are_turned() -> None:
+    layer = a_layer(64, 64, 7, 1, 14, 64)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert not choose_gradients(layer._replace(dtype=dtype), "AVX512").turned
 
 
 def test_a_layer_of_torchs_may_have_gradients_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvision import _eager
 from fastvision._library import call, register_autograd, register_fake, register_torchs
-from fastvision.ops._layout import empty_map, is_channels_last
+from fastvision.ops._layout import empty_map, is_channels_last, makes_channels_last
+from fastvision.ops.upsample._to_layout import to_layout
 from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, gradient_plan, parts, remembered_gradient_plan
 from fastvision.reference.upsample.conv_transpose2d import Pair
 
@@ -24,6 +26,8 @@ def conv_transpose2d_gradients(
     grad: Tensor, input: Tensor, weight: Tensor, geometry: Sequence[int], needed: tuple[bool, bool, bool]
 ) -> Gradients:
     """Of input, weight and bias, those ``needed``, by kernels of ours or torch's, whichever ``gradient_plan`` names."""
+    if grad.shape[1] == 1 and _eager.is_plain():
+        grad = _laid_out_as(input, grad)
     find = gradient_plan if torch.compiler.is_compiling() else remembered_gradient_plan
     plan = find(grad, input, weight, tuple(geometry))
     to_input = to_weight = to_bias = None
@@ -35,11 +39,19 @@ def conv_transpose2d_gradients(
     if left == (False, False, True):
         to_bias = grad.sum((0, 2, 3))
     elif any(left):
-        by_torch = _by_torch(grad, input, weight, geometry, left)
+        by_torch = (_by_torch_turned if plan.turned else _by_torch)(grad, input, weight, geometry, left)
         to_input = by_torch[0] if left[0] else to_input
         to_weight = by_torch[1] if left[1] else to_weight
         to_bias = by_torch[2]
     return to_input, to_weight, to_bias
+
+
+def _laid_out_as(input: Tensor, grad: Tensor) -> Tensor:
+    """Of one channel, which is dense both ways: with the strides that say in which the input's gradient is wanted."""
+    stride = 1 if is_channels_last(input) else grad.shape[2] * grad.shape[3]
+    if grad.stride(1) == stride or not grad.is_contiguous():
+        return grad
+    return grad.as_strided(grad.shape, (grad.stride(0), stride, *grad.stride()[2:]))
 
 
 def _by_torch(
@@ -55,6 +67,18 @@ def _by_torch(
     if widened:
         gradients = tuple(None if g is None else g.to(dtype) for g in gradients)  # type: ignore[assignment]
     return gradients
+
+
+def _by_torch_turned(
+    grad: Tensor, input: Tensor, weight: Tensor, geometry: Sequence[int], needed: tuple[bool, bool, bool]
+) -> Gradients:
+    """Of planes, in channels_last."""
+    if not _eager.is_plain():
+        return _by_torch(grad, input, weight, geometry, needed)
+    last = to_layout(grad, True), to_layout(input, True)
+    to_input, to_weight, to_bias = _by_torch(*last, weight, geometry, needed)
+    to_input = None if to_input is None else to_layout(to_input, False)
+    return to_input, None if to_weight is None else to_layout(to_weight, False), to_bias
 
 
 def _input_size(grad: Tensor, weight: Tensor, geometry: Sequence[int]) -> list[int]:
@@ -80,7 +104,7 @@ def _sides(grad: Tensor, known: Tensor, geometry: Sequence[int], step: Pair, kno
 
 @register_fake("conv_transpose2d_input_gradient")
 def _(grad: Tensor, weight: Tensor, geometry: Sequence[int]) -> Tensor:
-    return empty_map(grad, _input_size(grad, weight, geometry), is_channels_last(grad))
+    return empty_map(grad, _input_size(grad, weight, geometry), makes_channels_last(grad))
 
 
 @register_fake("conv_transpose2d_weight_gradient")
@@ -118,7 +142,7 @@ register_autograd("conv_transpose2d_weight_gradient", _weight_gradient_backward,
 
 
 def _input_gradient_by_torch(grad: Tensor, weight: Tensor, geometry: Sequence[int]) -> Tensor:
-    channels_last = torch.channels_last if is_channels_last(grad) else torch.contiguous_format
+    channels_last = torch.channels_last if makes_channels_last(grad) else torch.contiguous_format
     input = grad.new_empty(()).expand(_input_size(grad, weight, geometry))  # of which only the size is read
     to_input = _by_torch(grad, input, weight, geometry, (True, False, False))[0]
     assert to_input is not None

@@ -1,7 +1,7 @@
 """When kernels of ours beat torch's in the gradients of a transposed convolution, on a CPU.
 
-Read from layers drawn at random, each in both memory formats, in float32: 820 on AVX-512 and 660 on AVX2. ``python -m
-benchmarks.sweep --gradients`` shows what the choices cost.
+Read from layers drawn at random, in float32: 1840 of planes and 820 in channels_last on AVX-512, 1380 and 660 on AVX2.
+``python -m benchmarks.sweep --gradients`` shows what the choices cost.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from fastvision.ops.upsample.kernel_choice.layer import (
 
 _LONG_ROW = 12  # taps of a row of the kernel; longer ones oneDNN adds up slowly
 _FEW_POSITIONS = 1300  # for which it prepares more than it multiplies
+_LARGE_INPUT = 6_500_000  # numbers
 _FEW_IMAGES = 4  # more, and it gives each thread images of its own
-# its kernel for planes holds so many outputs at once, and takes no wider padding (jit_uni_dw_conv_kernel_utils)
-_MOST_PADDING = {"AVX512": 6}
-_MOST_PADDING_ELSEWHERE = 4
 
 
 class GradientPlan(NamedTuple):
-    """Whether kernels of ours compute the gradient of the input, and that of the weight."""
+    """Whether kernels of ours compute the gradient of the input, and that of the weight.
+
+    turned: what torch computes of planes, it computes in channels_last.
+    """
 
     input: bool
     weight: bool
+    turned: bool = False
 
 
 def choose_gradients(layer: Layer, capability: str | None = None) -> GradientPlan:
@@ -45,110 +47,122 @@ def choose_gradients(layer: Layer, capability: str | None = None) -> GradientPla
         return GradientPlan(True, True)
     if layer.dtype in NATIVE_HALF and not layer.depthwise:  # oneDNN multiplies what we would widen to float32
         return GradientPlan(False, False)
-    capability = capability or CAPABILITY
+    wide = (capability or CAPABILITY) == "AVX512"
     if layer.depthwise:
-        return GradientPlan(_input_of_planes_pays(layer, capability), _weight_of_planes_pays(layer, capability))
-    if capability == "AVX512":
-        return GradientPlan(_input_pays_with_avx512(layer), _weight_pays_with_avx512(layer))
-    return GradientPlan(_input_pays_with_avx2(layer), _weight_pays_with_avx2(layer))
+        ours = _depthwise_pay(layer, wide)
+    elif not layer.dense:
+        ours = _groups_pay(layer, wide)
+    else:
+        ours = (_last_pay if layer.channels_last else _planes_pay)(layer, wide)
+    planes_by_torch = layer.dtype == torch.float32 and not layer.channels_last and not all(ours)
+    return GradientPlan(*ours, turned=planes_by_torch and _turning_pays(layer, any(ours), wide))
 
 
-def _input_of_planes_pays(layer: Layer, capability: str) -> bool:
-    """Of a depthwise layer."""
-    if layer.channels_last:
-        return False
-    most = _MOST_PADDING.get(capability, _MOST_PADDING_ELSEWHERE)
-    if max(layer.padding) > most or max(layer.stride) > LARGE_STRIDE:
-        return True
-    large, even = layer.result_bytes >= LARGE_RESULT, layer.channels % LANES == 0
-    width = layer.input[3]
-    if capability == "AVX512":
-        return large or (not even and (width >= 30 or min(layer.stride) >= LARGE_STRIDE))
-    return (large and width >= 8) or (not even and width >= 50 and layer.kernel[1] <= 8)
+def _turning_pays(layer: Layer, one: bool, wide: bool) -> bool:
+    """Of planes: oneDNN turns them too, for blocks of 8 or 16 channels that it fills up, and large ones on fresh pages.
 
-
-def _weight_of_planes_pays(layer: Layer, capability: str) -> bool:
-    width, taps = layer.input[3], layer.kernel[1]
-    if layer.channels_last:
-        wide = width >= (40 if capability == "AVX512" else 56)
-        return taps > _LONG_ROW or (wide and taps >= 4 and layer.input[0] <= _FEW_IMAGES)
-    if width > 8 and (taps >= 4 or layer.result_bytes >= LARGE_RESULT):
-        return True
-    return taps > _LONG_ROW or (width >= 40 and layer.channels % LANES != 0)
-
-
-def _input_pays_with_avx512(layer: Layer) -> bool:
-    """An ordinary convolution, which oneDNN is good at where it need not turn planes."""
-    large, few_images = layer.result_bytes >= LARGE_RESULT, layer.input[0] <= _FEW_IMAGES
-    width = layer.input[3]
+    one: of the gradients is ours, so that less is made of what is turned.
+    """
+    large = layer.result_bytes >= LARGE_RESULT
+    if layer.depthwise:
+        if max(layer.padding) > (6 if wide else 4):  # wider ones it has no kernel for
+            return True
+        worthwhile = large or max(layer.kernel) > 3 or layer.channels % LANES != 0
+        return large if one else layer.weights <= 7300 and worthwhile
+    each = layer.channels // layer.groups
     if not layer.dense:
-        return False
-    if layer.channels <= LANES:  # patches are laid out for few products
-        return False
-    if min(layer.stride) >= LARGE_STRIDE:
-        return few_images and (large or not layer.channels_last)
-    if layer.multiplications <= (4_000_000 if layer.channels_last else 1_800_000):
-        return layer.positions <= 2 * _FEW_POSITIONS and _taps(layer) >= 2 * LANES
-    return not layer.channels_last and layer.windows and (large or (width >= 25 and few_images))
+        many = layer.positions > 34 * layer.channels if wide else each <= (20 if layer.outputs > layer.groups else 5)
+        return many and max(layer.kernel) > 2
+    if large or one:
+        return large
+    if wide:  # blocks that are filled up
+        return layer.outputs > LANES and layer.outputs % LANES > 4 and layer.result_bytes >= 700_000
+    return layer.outputs == 1 or (layer.channels <= LANES and layer.outputs > 4 and not layer.apart)
 
 
-def _weight_pays_with_avx512(layer: Layer) -> bool:
-    """Sums over all positions."""
-    large, few_images = layer.result_bytes >= LARGE_RESULT, layer.input[0] <= _FEW_IMAGES
-    width, taps = layer.input[3], layer.kernel[1]
-    if not layer.dense:
-        return not layer.channels_last and width >= 5 and layer.multiplications <= 10_000_000
-    if taps > _LONG_ROW:
-        return True
-    if _taps(layer) < 2 * LANES:
+def _depthwise_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
+    """Input and weight."""
+    width, taps, many = layer.input[3], layer.kernel[1], 3_300_000 * layer.input[0]
+    if layer.channels_last:
+        wide_map = width >= (40 if wide else 56) and taps >= 4 and layer.input[0] <= _FEW_IMAGES
+        return False, taps > _LONG_ROW or wide_map
+    # vectors along the rows, where oneDNN's are of channels
+    small = layer.weights <= 4000 or layer.weight[2] * taps <= 49 or layer.channels % LANES != 0
+    input = max(layer.stride) > LARGE_STRIDE or (width > (42 if wide else 50) and small)
+    if wide:
+        rows = width > 14 and layer.sides[1] > (30 if taps >= 4 else 91)
+        return input, taps > _LONG_ROW or rows or (width > 43 and layer.multiplications > many)
+    rows = layer.sides[1] > 52 and (width > 82 or layer.multiplications > many or (taps >= 4 and width > 14))
+    return input, taps > _LONG_ROW or rows
+
+
+def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
+    """Input and weight."""
+    if layer.channels_last:
+        few = layer.positions <= 460 and layer.taps <= 3.5 and layer.weights <= 50_000
+        return few and not layer.windows, layer.positions <= (300 if wide else 230)
+    if layer.kernel[1] > _LONG_ROW:
+        return wide, True
+    if layer.positions * layer.channels >= _LARGE_INPUT and layer.outputs <= LANES:
+        return True, True
+    few = layer.multiplications <= 1_140_000 and _taps(layer) <= 155 if wide else layer.multiplications <= 3_200_000
+    return few, few
+
+
+def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
+    """Input and weight, of planes. Together torch turns the output's gradient once for both."""
+    taps, few_images = _taps(layer), layer.input[0] <= _FEW_IMAGES
+    if layer.kernel[1] > _LONG_ROW:
+        if min(layer.stride) >= LARGE_STRIDE and layer.channels > LANES and few_images:
+            return True, True  # patches are runs of rows
+        if wide:
+            return layer.positions <= 550 and layer.sides[1] <= 150, True
+        return taps <= 3600 and layer.positions <= 9 * layer.channels, True
+    large = layer.result_bytes >= LARGE_RESULT  # on fresh pages, as is a large input that torch turns
+    if layer.positions * layer.channels >= _LARGE_INPUT or (large and layer.apart and layer.channels > 40):
+        return True, True
+    windows = layer.windows and few_images and layer.channels >= 96 and layer.outputs >= LANES
+    if (windows and layer.multiplications > 5_000_000) or (not large and _few_products_pay(layer, wide)):
+        return True, True
+    if layer.channels <= LANES:
+        return False, False
+    if large:
+        return False, layer.channels * layer.taps >= 48  # products an output
+    # of the weight's gradient alone: few positions, or vectors of outputs that are not full
+    few = taps > LANES and layer.taps <= 6 and layer.positions <= 4 * layer.channels
+    empty = wide and LANES // 4 <= layer.outputs < LANES and min(layer.stride) > 1
+    return False, few_images and (empty or (few and layer.multiplications <= 20_000_000))
+
+
+def _few_products_pay(layer: Layer, wide: bool) -> bool:
+    """Of planes, for which oneDNN prepares more than it multiplies."""
+    taps, width = _taps(layer), layer.sides[1]
+    if layer.channels <= LANES // 4 and max(layer.kernel) > 4:
         return False
+    if not wide:
+        most = 600_000 if layer.input[3] >= 10 else 50_000
+        return layer.multiplications <= 6_500_000 and layer.result_bytes <= most
+    few = layer.multiplications <= 3_500_000 and layer.positions <= 610 and (width > 25 or taps <= 136)
+    return taps > LANES and (few or (layer.multiplications <= 1_600_000 and width > 25))
+
+
+def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
+    """Input and weight, in channels_last."""
+    taps, large = _taps(layer), layer.result_bytes >= LARGE_RESULT
+    few = layer.multiplications <= (5_300_000 if wide else 2_400_000) and layer.positions <= _FEW_POSITIONS
+    if layer.kernel[1] > _LONG_ROW:
+        runs = large and min(layer.stride) >= LARGE_STRIDE and layer.input[0] <= _FEW_IMAGES
+        return few or runs, True
+    if few and taps > LANES // 2 and (layer.channels > LANES // 4 or max(layer.kernel) < 5):
+        return True, True
+    if not wide:
+        return False, taps > LANES and layer.positions <= (_FEW_POSITIONS if taps >= 1 << 13 else 240)
     if layer.windows and large:
-        return True
-    strided, few = min(layer.stride) > 1, layer.multiplications <= 2_000_000
-    if layer.channels_last:
-        light = layer.multiplications <= 50_000_000
-        if layer.positions <= _FEW_POSITIONS // 4:
-            return light or layer.weights >= 1 << 20
-        return light and strided and layer.positions <= _FEW_POSITIONS and layer.channels > LANES
-    if layer.channels <= LANES:  # patches are laid out for few products
-        return few and few_images and layer.outputs <= 2 * LANES
-    narrow = layer.outputs <= 50 and width >= 25 and strided and layer.multiplications <= 200_000_000
-    return few_images and (few or narrow or (layer.windows and width >= 8))
-
-
-def _input_pays_with_avx2(layer: Layer) -> bool:
-    few_images, few = layer.input[0] <= _FEW_IMAGES, layer.multiplications <= 2_000_000
-    if not layer.dense:
-        return not layer.channels_last and few
-    if layer.result_bytes >= LARGE_RESULT and min(layer.stride) >= (LARGE_STRIDE if layer.channels_last else 2):
-        return few_images  # on fresh pages
-    if layer.channels_last:
-        # of the two gradients, which torch computes together, the input's alone gains nothing
-        light = layer.multiplications <= 10_000_000 and layer.channels > LANES
-        return (few or light) and _weight_pays_with_avx2(layer)
-    if layer.kernel[1] > _LONG_ROW:
-        return layer.multiplications <= 300_000_000 and min(layer.stride) < LARGE_STRIDE
-    if layer.apart and layer.channels > LANES // 2:
-        return layer.multiplications <= 15_000_000
-    return few and LANES <= _taps(layer) <= 16 * LANES and layer.input[3] > 3
-
-
-def _weight_pays_with_avx2(layer: Layer) -> bool:
-    large, few = layer.result_bytes >= LARGE_RESULT, layer.multiplications <= 2_500_000
-    width, filled = layer.input[3], _taps(layer) >= LANES
-    if not layer.dense:
-        strided = min(layer.stride) > 1 and width >= 5 and layer.multiplications <= 10_000_000
-        return layer.positions <= 200 if layer.channels_last else strided
-    if layer.kernel[1] > _LONG_ROW:
-        return True
-    if layer.channels_last:
-        # what oneDNN prepares weighs more than what it multiplies
-        return filled and layer.positions <= (_FEW_POSITIONS if _taps(layer) >= 1 << 13 else 240)
-    if large and min(layer.stride) > 1:
-        return True  # on fresh pages
-    light = layer.channels > 3 * LANES and layer.multiplications <= 15_000_000
-    alone = layer.outputs == 1 and filled  # its vectors are of outputs
-    return width > 3 and (light or alone or (few and filled and layer.channels > LANES // 4))
+        return False, True
+    if layer.positions <= 540 and layer.channels > LANES and taps <= 2900 and layer.weights <= 250_000:
+        return True, True
+    many = layer.multiplications > 67_000_000 and layer.weights < 1 << 20
+    return False, layer.positions <= 330 and not many and min(layer.stride) > 1
 
 
 def _taps(layer: Layer) -> int:

@@ -46,6 +46,7 @@ def _samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     yield sample("channels_last, large stride", images(1, 3, 3, 4).to(memory_format=last), 20, (9, 9), 8, 1)
     yield sample("channels_last, depthwise", images(2, 21, 6, 19).to(memory_format=last), 21, (4, 5), (2, 3), 1, 1, 21)
     yield sample("channels_last, windows", images(1, 16, 7, 9).to(memory_format=last), 32, (2, 2), 2)
+    yield sample("depthwise, narrow", images(2, 5, 4, 13), 5, (5, 5), 4, 1, 0, 5)
     yield sample("strided input", images(2, 12, 9, 12)[:, ::2, 1:, ::3], 7, (3, 3), 2, 1, 1)
     yield sample("one pixel", images(3, 8, 1, 1), 5, (4, 4))
     weight, bias = layer(4, 4, (4, 4))
@@ -111,12 +112,13 @@ def _plain_work(sample: Sample) -> Work:
 _TOLERANCES = {**TOLERANCES, torch.float16: (4e-3, 4e-3)}
 
 _OPS = ("conv_transpose2d", "conv_transpose2d_input_gradient", "conv_transpose2d_weight_gradient")
+_OPS_OF_MAPS = (*_OPS, "to_layout")  # planes whose gradients torch computes in channels_last
 
 CASES = (
     OpCase(
         "conv_transpose2d",
         ops.conv_transpose2d,
-        _OPS,
+        _OPS_OF_MAPS,
         _samples,
         work,
         gradient_samples=_gradients,
