@@ -85,7 +85,7 @@ STABLE_TORCH_LIBRARY(fastvision, m) {
 
   // upsample
   m.def("conv_transpose2d(Tensor input, Tensor weight, Tensor? bias, int[] geometry, float negative_slope) -> Tensor");
-  m.def("conv_transpose2d_input_gradient(Tensor grad, Tensor weight, int[] geometry) -> Tensor");
+  m.def("conv_transpose2d_input_gradient(Tensor grad, Tensor weight, int[] geometry, bool channels_last) -> Tensor");
   m.def("conv_transpose2d_weight_gradient(Tensor grad, Tensor input, int[] geometry) -> Tensor");
   m.def("to_layout(Tensor map, bool channels_last) -> Tensor");
   m.def("max_pool2d_with_indices(Tensor input, int[] geometry) -> (Tensor, Tensor)");

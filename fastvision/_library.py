@@ -146,7 +146,7 @@ def register_autograd(
         _gradients[name], _images[name] = (backward, setup_context), images
 
 
-by_torch_on_gpu: set[str] = set()
+by_torch_on_gpu: set[str] = set()  # ops that torch computes there, and may be asked for directly
 
 
 def register_torchs(name: str, function: Callable[..., Any]) -> None:

@@ -34,9 +34,6 @@ inline bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-// The same for a layer's result: the strides of one channel, which is dense both ways, decide.
-inline bool makes_channels_last(const Tensor& t) { return t.size(1) == 1 ? t.stride(1) == 1 : is_channels_last(t); }
-
 // Without gaps: in channels_last as it is, otherwise planes.
 inline Tensor dense(const Tensor& t) {
   return t.is_contiguous() || is_channels_last(t) ? t : torch::stable::contiguous(t);

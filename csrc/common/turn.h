@@ -18,7 +18,8 @@ template <class S>
 void turn(const S* from, int64_t count, int64_t rows, int64_t columns, S* to) {
   constexpr int64_t kTogether = 64, kGrain = 1 << 14;
   const int64_t down = ceil_div(rows, kTogether), across = ceil_div(columns, kTogether);
-  parallel_for(count * down * across, ceil_div(kGrain, kTogether * kTogether), [&](int64_t begin, int64_t end) {
+  const int64_t square = std::max(int64_t(1), std::min(kTogether, rows) * std::min(kTogether, columns));
+  parallel_for(count * down * across, ceil_div(kGrain, square), [&](int64_t begin, int64_t end) {
     vectorized([&]() __attribute__((always_inline)) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t row = i / across % down * kTogether, column = i % across * kTogether;

@@ -10,13 +10,12 @@
 namespace fastvision::conv_transpose2d {
 namespace {
 
+// last: the result is in channels_last, whatever grad is.
 template <class T, class S>
-Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight) {
-  if (p.outputs == 0)
-    return clear_tensor(empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, makes_channels_last(grad)));
+Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight, bool last) {
+  if (p.outputs == 0) return clear_tensor(empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, last));
   const S* weights = weight.const_data_ptr<S>();
   const bool diagonal = is_diagonal(p, weights), planes = diagonal || p.group_channels() == 1;
-  const bool last = makes_channels_last(grad);
   Tensor output = empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, last);
   reuse_memory(output);
   if (output.numel() == 0) return output;
@@ -29,9 +28,9 @@ Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight)
     input_gradient_planes<T, S>(depthwise, in_layout(grad, false).const_data_ptr<S>(), kernels.data(), target);
     if (last) turn(target, p.batch, p.channels, p.y.in * p.x.in, output.mutable_data_ptr<S>());
   } else {
-    input_gradient_products<T, S>(p, grad.const_data_ptr<S>(), dense_strides(p.outputs, p.y.out, p.x.out, last),
-                                  weights, output.mutable_data_ptr<S>(),
-                                  dense_strides(p.channels, p.y.in, p.x.in, last));
+    input_gradient_products<T, S>(p, grad.const_data_ptr<S>(),
+                                  dense_strides(p.outputs, p.y.out, p.x.out, is_channels_last(grad)), weights,
+                                  output.mutable_data_ptr<S>(), dense_strides(p.channels, p.y.in, p.x.in, last));
   }
   return output;
 }
@@ -53,12 +52,13 @@ Tensor weight_gradient(const Params& p, const Tensor& grad, const Tensor& input)
   return output;
 }
 
-Tensor input_gradient_op(const Tensor& grad, const Tensor& weight, std::vector<int64_t> geometry) {
+Tensor input_gradient_op(const Tensor& grad, const Tensor& weight, std::vector<int64_t> geometry, bool channels_last) {
   constexpr const char* kOp = "conv_transpose2d_input_gradient";
   const Params p = gradient_params(kOp, grad, "weight", weight, true, geometry);
   return dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
-    return input_gradient<Accumulator<S>, S>(p, dense(grad), contiguous_as(weight, weight.scalar_type()));
+    return input_gradient<Accumulator<S>, S>(p, dense(grad), contiguous_as(weight, weight.scalar_type()),
+                                             channels_last);
   });
 }
 

@@ -2,6 +2,7 @@
 // parameters and checks.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "common/dispatch.h"
@@ -27,10 +28,12 @@ inline Params make_params(const char* op, const Tensor& input, const std::vector
   FV_CHECK(input.dim() == 4, op, "expected an input of shape [N, C, H, W], got ", shape_of(input));
   FV_CHECK(geometry.size() == 6, op, "expected a geometry of 6 numbers, got ", geometry.size());
   for (const int64_t number : geometry) FV_CHECK(number >= 1, op, "expected sizes of at least 1, got ", number);
-  const Params p{input.size(0),
-                 input.size(1),
-                 {input.size(2), geometry[0], geometry[2], geometry[4]},
-                 {input.size(3), geometry[1], geometry[3], geometry[5]}};
+  // beyond the input a stride of any size comes to the same
+  const auto axis = [&](int d) {
+    const int64_t in = input.size(2 + d);
+    return Axis{in, geometry[d], std::clamp(geometry[2 + d], int64_t(1), std::max(in, int64_t(1))), geometry[4 + d]};
+  };
+  const Params p{input.size(0), input.size(1), axis(0), axis(1)};
   // each first: the reach of larger numbers need not fit into 64 bits
   const bool small = p.y.kernel <= p.y.in && p.x.kernel <= p.x.in && p.y.dilation <= p.y.in && p.x.dilation <= p.x.in;
   FV_CHECK(p.y.in * p.x.in <= INT32_MAX, op, "expected planes of at most ", INT32_MAX, " pixels, got ",

@@ -1,4 +1,5 @@
-// max_pool2d_with_indices on the CPU: a row of outputs is compared with one tap of all its windows after the other.
+// max_pool2d_with_indices on the CPU: a row of outputs is compared with one tap of all its windows, or two neighbours,
+// after the other.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -28,8 +29,8 @@ template <class T>
   best_place = larger ? place : best_place;
 }
 
-// kStride: 0 for any. kTaps: neighbours that are compared at once; with as many as the stride nothing that is loaded
-// is left out, where compilers do not trust the last vector of a row.
+// kStride: 0 for any. kTaps: neighbours that are compared at once. A strided load of one tap leaves gaps, and compilers
+// then do the last vector number by number; as many taps as the stride leave none.
 template <class T, int kStride, int kTaps>
 [[gnu::always_inline]] inline void compare(const T* __restrict values, int64_t stride, int32_t place, int64_t count,
                                            const Row<T>& row) {
@@ -57,6 +58,8 @@ template <class T>
       const int64_t first = line + (pairs ? std::min(j, p.x.kernel - 2) : j * p.x.dilation);
       if (pairs) {
         compare<T, 2, 2>(plane + first, 2, int32_t(first), count, row);
+      } else if (p.x.stride == 2) {
+        compare<T, 2, 1>(plane + first, 2, int32_t(first), count, row);
       } else if (p.x.stride == 1) {
         compare<T, 1, 1>(plane + first, 1, int32_t(first), count, row);
       } else {
@@ -84,7 +87,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, std::vector<int64_t> geo
     constexpr int64_t kGrain = 1 << 14;  // comparisons that are worth a thread
     // rows are computed in whole vectors, and those after them overwrite what is too much: in a rest of single numbers
     // a branch a number would be guessed
-    const int64_t whole = whole_vectors<T>(width), size = source.numel();
+    const int64_t more = whole_vectors<T>(width), size = source.numel();
+    const int64_t whole = p.y.in * p.x.in + more * p.x.stride <= INT32_MAX ? more : width;  // places are 32 bits
     const int64_t grain = std::max<int64_t>(1, kGrain / (whole * p.y.kernel * p.x.kernel));
     const int64_t reach = (p.y.reach() - 1) * p.x.in + p.x.reach() + (whole - 1) * p.x.stride;
     parallel_for(p.batch * p.channels * height, grain, [&](int64_t begin, int64_t end) {

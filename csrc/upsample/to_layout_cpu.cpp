@@ -11,7 +11,8 @@ Tensor to_layout(const Tensor& map, bool channels_last) {
   check_floating(kOp, "map", map);
   FV_CHECK(map.dim() == 4, kOp, "expected map of shape [N, C, H, W], got ", shape_of(map));
   const Tensor source = dense(map);
-  return is_channels_last(source) == channels_last ? torch::stable::clone(source) : turned(source);
+  if (is_channels_last(source) != channels_last) return turned(source);
+  return source.get() == map.get() ? torch::stable::clone(source) : source;  // an op returns none of its inputs
 }
 
 }  // namespace

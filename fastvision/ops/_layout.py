@@ -21,11 +21,6 @@ def is_channels_last(t: Tensor) -> bool:
         return False  # inside of vmap torch does not say
 
 
-def makes_channels_last(t: Tensor) -> bool:
-    """The same for a layer's result: the strides of one channel, which is dense both ways, decide."""
-    return bool(t.stride(1) == 1) if t.shape[1] == 1 else is_channels_last(t)
-
-
 def empty_map(like: Tensor, size: Sequence[Any], channels_last: bool) -> Tensor:
     """Uninitialised, of the dtype and device of ``like``."""
     layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -61,11 +61,12 @@ _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 
 
 def kernels(grad: Tensor, input: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    """rest: stride, padding, output_padding, groups, dilation"""
+    """rest: stride, padding, output_padding, groups, dilation. The input's gradient is laid out as the input is."""
     stride, padding, output_padding, groups, dilation = rest
+    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
     geometry = (*stride, *padding, *output_padding, *dilation, groups)
     return (
-        getattr(torch.ops.fastvision, INPUT_GRADIENT)(grad, weight, geometry),
+        getattr(torch.ops.fastvision, INPUT_GRADIENT)(grad, weight, geometry, last),
         getattr(torch.ops.fastvision, WEIGHT_GRADIENT)(grad, input, geometry),
     )
 
@@ -138,8 +139,8 @@ def test_kernels_equal_torch(
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == dtype and a.shape == e.shape
         torch.testing.assert_close(a.double(), e, rtol=eps, atol=eps * float(e.abs().max()))
-    if layouts[0] != "strided":
-        assert actual[0].is_contiguous(memory_format=_FORMATS[layouts[0]])
+    if layouts[1] != "strided":
+        assert actual[0].is_contiguous(memory_format=_FORMATS[layouts[1]])
 
 
 _PLANS = [(True, True), (True, False), (False, True), (False, False)]  # and turned
@@ -200,22 +201,32 @@ def test_second_derivatives_of_planes_in_channels_last(monkeypatch: pytest.Monke
 
 @CHOICES
 @LAYOUTS
+@pytest.mark.parametrize("outputs", [1, 5])
 def test_the_input_decides_how_its_gradient_is_laid_out(
-    ours: Any, layout: Any, monkeypatch: pytest.MonkeyPatch, device: torch.device
+    ours: Any, layout: Any, outputs: int, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    """A gradient of one channel is dense both ways, and says nothing."""
+    """Whatever lays out the output's gradient: of one channel it is dense both ways, of a sum not at all."""
     module = sys.modules["fastvision.ops.upsample.conv_transpose2d_gradients"]
-    plan = GradientPlan(*ours[:2], turned=len(ours) == 3 and layout == torch.contiguous_format)
-    monkeypatch.setattr(module, "remembered_gradient_plan", lambda *_: plan)
-    x, weight, bias = tensors(device, layout, 7, 1, (3, 3))
-    output = ops.conv_transpose2d(x, weight, bias, 2)
-    for other in (torch.contiguous_format, torch.channels_last):
-        grad = torch.empty(2, 1, 7, 5, device=device, memory_format=other).double().fill_(2)
+    monkeypatch.setattr(module, "remembered_gradient_plan", lambda *_: GradientPlan(*ours))
+    x, weight, bias = tensors(device, layout, 7, outputs, (3, 3))
+    output, expected = (layer(x, weight, bias, 2) for layer in (ops.conv_transpose2d, torch.conv_transpose2d))
+    grads = [
+        torch.full_like(output, 2, memory_format=other) for other in (torch.contiguous_format, torch.channels_last)
+    ]
+    for grad in (*grads, torch.ones_like(output[:, :, :1, :1]).expand_as(output)):
         (to_input,) = torch.autograd.grad(output, x, grad, retain_graph=True)
-        torch.testing.assert_close(
-            to_input, torch.autograd.grad(torch.conv_transpose2d(x, weight, bias, 2), x, grad)[0]
-        )
+        torch.testing.assert_close(to_input, torch.autograd.grad(expected, x, grad, retain_graph=True)[0])
         assert to_input.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+@LAYOUTS
+def test_the_fake_input_gradient_is_laid_out_as_the_true_one(outputs: int, layout: Any, device: torch.device) -> None:
+    grad = torch.ones(2, outputs, 1, 1, device=device).expand(2, outputs, 7, 5)
+    weight = torch.rand(7, outputs, 3, 3, device=device)
+    last = layout == torch.channels_last
+    op = torch.ops.fastvision.conv_transpose2d_input_gradient.default
+    torch.library.opcheck(op, (grad, weight, [2, 2, 0, 0, 0, 0, 1, 1, 1], last), test_utils="test_faketensor")
 
 
 @ACTIVATIONS

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastvision import _library, ops
 
@@ -42,6 +44,38 @@ def test_the_op(layer: tuple[Any, Any, Any], dtype: torch.dtype, device: torch.d
         actual = torch.ops.fastvision.max_pool2d_with_indices(x, [*pair(kernel), *pair(stride), *pair(dilation)])
         expected = F.max_pool2d(x, kernel, stride, dilation=dilation, return_indices=True)
         torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@settings(max_examples=300)
+@given(
+    planes=st.sampled_from([1, 3, 70]),
+    sides=st.tuples(st.integers(1, 40), st.integers(1, 70)),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 7)),
+    stride=st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 2, 3, 5, 2**40, 2**60])),
+    dilation=st.tuples(st.integers(1, 3), st.sampled_from([1, 1, 2, 3])),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_rows_of_any_length(
+    planes: int, sides: Any, kernel: Any, stride: Any, dilation: Any, dtype: torch.dtype, device: torch.device
+) -> None:
+    """What is computed beyond a row, by each thread, is overwritten; of the input nothing beyond its end is read."""
+    if any(d > side or d * (k - 1) >= side for d, k, side in zip(dilation, kernel, sides, strict=True)):
+        return
+    x = torch.randint(-4, 5, (1, planes, *sides), device=device).to(dtype)
+    x.view(-1)[:: max(1, x.numel() // 9)] = torch.nan
+    actual = torch.ops.fastvision.max_pool2d_with_indices(x, [*kernel, *stride, *dilation])
+    near = tuple(min(s, 100) for s in stride)
+    expected = F.max_pool2d(x, kernel, near, dilation=dilation, return_indices=True)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_large_windows_of_short_rows_are_torchs(device: torch.device) -> None:
+    x = torch.rand(1, 512, 7, 7, device=device, requires_grad=True)
+    for kernel, name in ((7, "MaxPool2DWithIndices"), (2, "Eager_max_pool2d_with_indices")):
+        values, indices = ops.max_pool2d_with_indices(x, kernel)
+        torch.testing.assert_close((values, indices), F.max_pool2d(x, kernel, return_indices=True))
+        if device.type == "cpu":
+            assert type(values.grad_fn).__name__.startswith(name)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)

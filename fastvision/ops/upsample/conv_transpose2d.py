@@ -62,8 +62,8 @@ def conv_transpose2d(
 
     Complexity:
         ``O(N C O / groups H W kh kw)``; memory beside input and output: a copy of the weights, and one of
-        the input or up to 16 MB a thread. Gradients: one to three copies of the weights, and for depthwise layers in
-        channels_last one of the maps.
+        the input or up to 16 MB a thread. Gradients: one to three copies of the weights, and one of the maps where
+        planes are turned to channels_last for torch, or depthwise layers in channels_last to planes.
 
     Reference:
         Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4; sub-pixel phases: Shi

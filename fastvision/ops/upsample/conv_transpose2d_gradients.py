@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastvision import _eager
 from fastvision._library import call, register_autograd, register_fake, register_torchs
-from fastvision.ops._layout import empty_map, is_channels_last, makes_channels_last
+from fastvision.ops._layout import empty_map, is_channels_last
 from fastvision.ops.upsample._to_layout import to_layout
 from fastvision.ops.upsample.kernel_choice import NATIVE_HALF, gradient_plan, parts, remembered_gradient_plan
 from fastvision.reference.upsample.conv_transpose2d import Pair
@@ -26,13 +26,11 @@ def conv_transpose2d_gradients(
     grad: Tensor, input: Tensor, weight: Tensor, geometry: Sequence[int], needed: tuple[bool, bool, bool]
 ) -> Gradients:
     """Of input, weight and bias, those ``needed``, by kernels of ours or torch's, whichever ``gradient_plan`` names."""
-    if grad.shape[1] == 1 and _eager.is_plain():
-        grad = _laid_out_as(input, grad)
     find = gradient_plan if torch.compiler.is_compiling() else remembered_gradient_plan
     plan = find(grad, input, weight, tuple(geometry))
     to_input = to_weight = to_bias = None
     if needed[0] and plan.input:
-        to_input = call("conv_transpose2d_input_gradient", grad, weight, geometry)
+        to_input = call("conv_transpose2d_input_gradient", grad, weight, geometry, is_channels_last(input))
     if needed[1] and plan.weight:
         to_weight = call("conv_transpose2d_weight_gradient", grad, input, geometry)
     left = (needed[0] and to_input is None, needed[1] and to_weight is None, needed[2])
@@ -44,14 +42,6 @@ def conv_transpose2d_gradients(
         to_weight = by_torch[1] if left[1] else to_weight
         to_bias = by_torch[2]
     return to_input, to_weight, to_bias
-
-
-def _laid_out_as(input: Tensor, grad: Tensor) -> Tensor:
-    """Of one channel, which is dense both ways: with the strides that say in which the input's gradient is wanted."""
-    stride = 1 if is_channels_last(input) else grad.shape[2] * grad.shape[3]
-    if grad.stride(1) == stride or not grad.is_contiguous():
-        return grad
-    return grad.as_strided(grad.shape, (grad.stride(0), stride, *grad.stride()[2:]))
 
 
 def _by_torch(
@@ -73,11 +63,12 @@ def _by_torch_turned(
     grad: Tensor, input: Tensor, weight: Tensor, geometry: Sequence[int], needed: tuple[bool, bool, bool]
 ) -> Gradients:
     """Of planes, in channels_last."""
-    if not _eager.is_plain():
+    if _eager.is_transformed():
         return _by_torch(grad, input, weight, geometry, needed)
-    last = to_layout(grad, True), to_layout(input, True)
-    to_input, to_weight, to_bias = _by_torch(*last, weight, geometry, needed)
-    to_input = None if to_input is None else to_layout(to_input, False)
+    last = torch.channels_last
+    turned = to_layout(input, True) if needed[1] else torch.empty_like(input, memory_format=last)  # for its size alone
+    to_input, to_weight, to_bias = _by_torch(to_layout(grad, True), turned, weight, geometry, needed)
+    to_input = None if to_input is None else to_layout(to_input, is_channels_last(input))
     return to_input, None if to_weight is None else to_layout(to_weight, False), to_bias
 
 
@@ -103,8 +94,8 @@ def _sides(grad: Tensor, known: Tensor, geometry: Sequence[int], step: Pair, kno
 
 
 @register_fake("conv_transpose2d_input_gradient")
-def _(grad: Tensor, weight: Tensor, geometry: Sequence[int]) -> Tensor:
-    return empty_map(grad, _input_size(grad, weight, geometry), makes_channels_last(grad))
+def _(grad: Tensor, weight: Tensor, geometry: Sequence[int], channels_last: bool) -> Tensor:
+    return empty_map(grad, _input_size(grad, weight, geometry), channels_last)
 
 
 @register_fake("conv_transpose2d_weight_gradient")
@@ -113,7 +104,7 @@ def _(grad: Tensor, input: Tensor, geometry: Sequence[int]) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, other, ctx.geometry = inputs
+    grad, other, ctx.geometry = inputs[:3]
     ctx.save_for_backward(grad, other)
 
 
@@ -124,7 +115,7 @@ def _input_gradient_backward(ctx: Any, to_output: Tensor) -> Any:
         to_grad = call("conv_transpose2d", to_output, weight, None, ctx.geometry, 1.0)
     if ctx.needs_input_grad[1]:
         to_weight = call("conv_transpose2d_weight_gradient", grad, to_output, ctx.geometry)
-    return to_grad, to_weight, None
+    return to_grad, to_weight, None, None
 
 
 def _weight_gradient_backward(ctx: Any, to_output: Tensor) -> Any:
@@ -133,7 +124,7 @@ def _weight_gradient_backward(ctx: Any, to_output: Tensor) -> Any:
     if ctx.needs_input_grad[0]:
         to_grad = call("conv_transpose2d", input, to_output, None, ctx.geometry, 1.0)
     if ctx.needs_input_grad[1]:
-        to_input = call("conv_transpose2d_input_gradient", grad, to_output, ctx.geometry)
+        to_input = call("conv_transpose2d_input_gradient", grad, to_output, ctx.geometry, is_channels_last(input))
     return to_grad, to_input, None
 
 
@@ -141,12 +132,11 @@ register_autograd("conv_transpose2d_input_gradient", _input_gradient_backward, _
 register_autograd("conv_transpose2d_weight_gradient", _weight_gradient_backward, _save)
 
 
-def _input_gradient_by_torch(grad: Tensor, weight: Tensor, geometry: Sequence[int]) -> Tensor:
-    channels_last = torch.channels_last if makes_channels_last(grad) else torch.contiguous_format
+def _input_gradient_by_torch(grad: Tensor, weight: Tensor, geometry: Sequence[int], channels_last: bool) -> Tensor:
     input = grad.new_empty(()).expand(_input_size(grad, weight, geometry))  # of which only the size is read
     to_input = _by_torch(grad, input, weight, geometry, (True, False, False))[0]
     assert to_input is not None
-    return to_input.contiguous(memory_format=channels_last)
+    return to_input.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _weight_gradient_by_torch(grad: Tensor, input: Tensor, geometry: Sequence[int]) -> Tensor:

@@ -28,7 +28,7 @@ def max_pool2d_with_indices(
 
     torch's own op under the name of its pair, ``return_indices`` left out because they are always returned. In eager
     calls on the CPU, contiguous planes in float32 and float64 are pooled by a kernel of ours, without padding or
-    ceil_mode.
+    ceil_mode, unless a row has fewer windows than a window has rows or columns.
 
     Args:
         input: ``[N, C, H, W]`` or ``[C, H, W]``; channels_last in gives channels_last out.
@@ -74,7 +74,9 @@ def _geometry(
     if min(numbers) < 1 or above != 0 or left != 0:
         return None
     fits = all(numbers[4 + d] * (numbers[d] - 1) < input.shape[2 + d] for d in range(2))
-    return numbers if fits and input.shape[2] * input.shape[3] < 1 << 31 else None
+    if not fits or input.shape[2] * input.shape[3] >= 1 << 31:
+        return None
+    return numbers if _sides(input, numbers)[1] >= max(numbers[:2]) else None  # short rows of large windows
 
 
 def _pair(size: Any) -> Sequence[Any]:

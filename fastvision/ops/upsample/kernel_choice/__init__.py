@@ -57,7 +57,8 @@ class Plan(NamedTuple):
 
     geometry: stride, padding, output_padding and dilation, each of rows and of columns, and the groups.
     always_torch: whatever autocast makes of the dtype; float64, which it leaves alone, is not asked.
-    own_gradients: of a layer that is torch's, kernels of ours compute some gradient, and pay for a Function in Python.
+    own_gradients: of a layer that is torch's, kernels of ours compute some gradient, or turn what torch computes it of,
+        and pay for a Function in Python.
     """
 
     kernel: Kernel

@@ -1,4 +1,5 @@
-"""When kernels of ours beat torch's in the gradients of a transposed convolution, on a CPU.
+"""When kernels of ours beat torch's in the gradients of a transposed convolution, on a CPU, and in which format torch's
+are fastest.
 
 Read from layers drawn at random, in float32: 1840 of planes and 820 in channels_last on AVX-512, 1380 and 660 on AVX2.
 ``python -m benchmarks.sweep --gradients`` shows what the choices cost.
@@ -65,19 +66,31 @@ def _turning_pays(layer: Layer, one: bool, wide: bool) -> bool:
     """
     large = layer.result_bytes >= LARGE_RESULT
     if layer.depthwise:
-        if max(layer.padding) > (6 if wide else 4):  # wider ones it has no kernel for
+        if _is_padded_widely(layer, wide):
             return True
         worthwhile = large or max(layer.kernel) > 3 or layer.channels % LANES != 0
         return large if one else layer.weights <= 7300 and worthwhile
-    each = layer.channels // layer.groups
     if not layer.dense:
-        many = layer.positions > 34 * layer.channels if wide else each <= (20 if layer.outputs > layer.groups else 5)
-        return many and max(layer.kernel) > 2
+        return _turned_groups_pay(layer, wide)
     if large or one:
         return large
     if wide:  # blocks that are filled up
         return layer.outputs > LANES and layer.outputs % LANES > 4 and layer.result_bytes >= 700_000
     return layer.outputs == 1 or (layer.channels <= LANES and layer.outputs > 4 and not layer.apart)
+
+
+def _turned_groups_pay(layer: Layer, wide: bool) -> bool:
+    each = layer.channels // layer.groups
+    many = layer.positions > 34 * layer.channels if wide else each <= (20 if layer.outputs > layer.groups else 5)
+    return many and max(layer.kernel) > 2
+
+
+def _is_padded_widely(layer: Layer, wide: bool) -> bool:
+    """Whether oneDNN has no kernel for planes of a depthwise layer.
+
+    It holds so many outputs at once, and takes no wider padding (jit_uni_dw_conv_kernel_utils).
+    """
+    return max(layer.padding) > (6 if wide else 4)
 
 
 def _depthwise_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
@@ -89,6 +102,7 @@ def _depthwise_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     # vectors along the rows, where oneDNN's are of channels
     small = layer.weights <= 4000 or layer.weight[2] * taps <= 49 or layer.channels % LANES != 0
     input = max(layer.stride) > LARGE_STRIDE or (width > (42 if wide else 50) and small)
+    input = input or (layer.dtype != torch.float32 and _is_padded_widely(layer, wide))  # which is not turned
     if wide:
         rows = width > 14 and layer.sides[1] > (30 if taps >= 4 else 91)
         return input, taps > _LONG_ROW or rows or (width > 43 and layer.multiplications > many)
@@ -105,7 +119,12 @@ def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
         return wide, True
     if layer.positions * layer.channels >= _LARGE_INPUT and layer.outputs <= LANES:
         return True, True
-    few = layer.multiplications <= 1_140_000 and _taps(layer) <= 155 if wide else layer.multiplications <= 3_200_000
+    if not wide:
+        few = layer.multiplications <= 3_200_000
+    elif _turned_groups_pay(layer, wide):
+        few = layer.multiplications <= 1_140_000 and _taps(layer) <= 155
+    else:
+        few = layer.sides[1] > 13 and _taps(layer) <= 700 and layer.positions * layer.channels <= 180_000
     return few, few
 
 
