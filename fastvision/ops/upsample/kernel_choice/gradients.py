@@ -124,7 +124,8 @@ def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     elif _turned_groups_pay(layer, wide):
         few = layer.multiplications <= 1_140_000 and _taps(layer) <= 155
     else:
-        few = layer.sides[1] > 13 and _taps(layer) <= 700 and layer.positions * layer.channels <= 180_000
+        full = layer.weight[1] % LANES == 0 and layer.channels // layer.groups % 8 == 0  # blocks of oneDNN's
+        few = not full and layer.sides[1] > 13 and _taps(layer) <= 700 and layer.positions * layer.channels <= 180_000
     return few, few
 
 
