@@ -1,7 +1,7 @@
 """When kernels of ours beat torch's in the gradients of a transposed convolution, on a CPU, and in which format torch's
 are fastest.
 
-Read from layers drawn at random, in float32: 1840 of planes and 820 in channels_last on AVX-512, 1380 and 660 on AVX2.
+Read from layers drawn at random, in float32: 1160 of planes and 820 in channels_last on AVX-512, 820 and 660 on AVX2.
 ``python -m benchmarks.sweep --gradients`` shows what the choices cost.
 """
 
