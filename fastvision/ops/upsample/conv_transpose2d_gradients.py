@@ -62,8 +62,8 @@ def _by_torch(
 def _by_torch_turned(
     grad: Tensor, input: Tensor, weight: Tensor, geometry: Sequence[int], needed: tuple[bool, bool, bool]
 ) -> Gradients:
-    """Of planes, in channels_last."""
-    if _eager.is_transformed():
+    """Of planes, in channels_last; not of batches of tensors, as vmap has them, which say nothing of layouts."""
+    if not (_eager.is_plain() or (torch.compiler.is_compiling() and not _eager.is_transformed())):
         return _by_torch(grad, input, weight, geometry, needed)
     last = torch.channels_last
     turned = to_layout(input, True) if needed[1] else torch.empty_like(input, memory_format=last)  # for its size alone
