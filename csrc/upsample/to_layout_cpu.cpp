@@ -10,9 +10,8 @@ Tensor to_layout(const Tensor& map, bool channels_last) {
   constexpr const char* kOp = "to_layout";
   check_floating(kOp, "map", map);
   FV_CHECK(map.dim() == 4, kOp, "expected map of shape [N, C, H, W], got ", shape_of(map));
-  const Tensor source = dense(map);
-  if (is_channels_last(source) != channels_last) return turned(source);
-  return source.get() == map.get() ? torch::stable::clone(source) : source;  // an op returns none of its inputs
+  const Tensor result = in_layout(dense(map), channels_last);
+  return result.get() == map.get() ? torch::stable::clone(result) : result;  // an op returns none of its inputs
 }
 
 }  // namespace

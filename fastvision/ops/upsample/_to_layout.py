@@ -13,8 +13,8 @@ from fastvision.ops._layout import empty_map, is_channels_last
 
 def to_layout(map: Tensor, channels_last: bool) -> Tensor:
     """``[N, C, H, W]`` as channels_last, or as planes: a copy, unless it is so already."""
-    dense = map.is_contiguous() or is_channels_last(map)
-    return map if dense and is_channels_last(map) == channels_last else call("to_layout", map, channels_last)
+    is_so = is_channels_last(map) if channels_last else map.is_contiguous()
+    return map if is_so else call("to_layout", map, channels_last)
 
 
 @register_fake("to_layout")

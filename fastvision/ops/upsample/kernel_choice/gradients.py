@@ -157,7 +157,7 @@ def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 def _few_products_pay(layer: Layer, wide: bool) -> bool:
     """Of planes, for which oneDNN prepares more than it multiplies."""
     taps, width = _taps(layer), layer.sides[1]
-    if layer.channels <= LANES // 4 and max(layer.kernel) > 4:
+    if _is_thin(layer):
         return False
     if not wide:
         most = 600_000 if layer.input[3] >= 10 else 50_000
@@ -173,7 +173,7 @@ def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     if layer.kernel[1] > _LONG_ROW:
         runs = large and min(layer.stride) >= LARGE_STRIDE and layer.input[0] <= _FEW_IMAGES
         return few or runs, True
-    if few and taps > LANES // 2 and (layer.channels > LANES // 4 or max(layer.kernel) < 5):
+    if few and taps > LANES // 2 and not _is_thin(layer):
         return True, True
     if not wide:
         return False, taps > LANES and layer.positions <= (_FEW_POSITIONS if taps >= 1 << 13 else 240)
@@ -183,6 +183,11 @@ def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
         return True, True
     many = layer.multiplications > 67_000_000 and layer.weights < 1 << 20
     return False, layer.positions <= 330 and not many and min(layer.stride) > 1
+
+
+def _is_thin(layer: Layer) -> bool:
+    """Whether patches of large kernels are laid out for few channels."""
+    return layer.channels <= LANES // 4 and max(layer.kernel) > 4
 
 
 def _taps(layer: Layer) -> int:
