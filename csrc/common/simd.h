@@ -87,6 +87,11 @@ template <int kBytes, class Floats>
   }
 }
 
+template <int kBytes, class Floats>
+[[gnu::always_inline]] inline void narrow(Floats value, BFloat16* target) {
+  for (int l = 0; l < kBytes / 4; ++l) target[l] = static_cast<BFloat16>(value[l]);
+}
+
 }  // namespace simd_detail
 
 #undef FV_CONVERT_HALF
@@ -129,10 +134,14 @@ struct [[gnu::may_alias]] Vector {  // as other vectors, see `as`
     }
   }
 
-  // The way back to float16.
-  [[gnu::always_inline]] static void store_part(torch::headeronly::Half* target, Part value) {
-    static_assert(std::is_same_v<T, float>);
-    simd_detail::narrow<kBytes>(value, target);
+  template <class S>
+  [[gnu::always_inline]] static void store_part(S* target, Part value) {
+    if constexpr (std::is_same_v<T, S>) {
+      *reinterpret_cast<Part*>(target) = value;
+    } else {
+      static_assert(std::is_same_v<T, float>);
+      simd_detail::narrow<kBytes>(value, target);
+    }
   }
 
   template <class S>

@@ -71,12 +71,14 @@ template <class S, class T>
 
 // from: `rows` rows of `columns` contiguous values, `from_step` apart; to: the transpose, rows `to_step` apart.
 //
-// If those lie further apart, a few of them at a time: their cache lines are written bit by bit, and of planes whose
-// size is a power of two all compete for the same places of the cache.
+// A few of those at a time, because their cache lines are written bit by bit, a few of the rows after the others: as
+// many as stay in the first cache, or, if they lie further apart, of which planes whose size is a power of two compete
+// for the same places of it, eight.
 template <class S, class T>
 [[gnu::always_inline]] inline void transpose(const S* from, int64_t from_step, int64_t rows, int64_t columns, T* to,
                                              int64_t to_step) {
-  const int64_t together = to_step > from_step ? 8 : columns;
+  constexpr int64_t kStay = 16384 / int64_t(sizeof(T)), kFew = 8;
+  const int64_t together = to_step > from_step || to_step * kFew >= kStay ? kFew : kStay / to_step;
   for (int64_t c = 0; c < columns; c += together) {
     const int64_t some = columns - c < together ? columns - c : together;
     transpose_columns(from + c, from_step, rows, some, to + c * to_step, to_step);

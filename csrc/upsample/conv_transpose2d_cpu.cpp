@@ -2,7 +2,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/dispatch.h"
+#include "common/prefetch.h"
 #include "common/recycled.h"
+#include "common/turn.h"
 #include "upsample/depthwise_channels.h"
 #include "upsample/diagonal.h"
 #include "upsample/overlap_products.h"
@@ -40,6 +42,7 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
           }
         }
         S* __restrict target = output + n * out.n + first * out.c + oy * out.h;
+        if (!turned) prefetch_to_write(target, p.x.out);
         for (int64_t o = 0; o < together; ++o) {
           const T* plane = sources.data() + o / multiplier * padded.size();
           const T start = bias ? static_cast<T>(bias[first + o]) : T(0);
@@ -60,6 +63,11 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
   });
 }
 
+bool are_dense_planes(const Params& p, const Strides& in) {
+  const Strides dense = dense_strides(p.channels, p.y.in, p.x.in, false);
+  return in.w == dense.w && in.h == dense.h && in.c == dense.c && (in.n == dense.n || p.batch == 1);
+}
+
 template <class T, class S>
 void run(Params p, const S* input, const Strides& in, const S* weight, const S* bias, Activation<T> activation,
          S* output, const Strides& out) {
@@ -74,8 +82,15 @@ void run(Params p, const S* input, const Strides& in, const S* weight, const S* 
     return PhaseProducts<T, S>(p, input, in, weight, bias, activation, output, out).run();
   }
   const Buffer<T> kernels = kernels_of<T>(p, weight, diagonal);
-  if (has_vectors_of_channels<T>(p, in, out)) {
-    return channel_rows<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
+  if (has_vectors_of_channels<T>(p)) {
+    if (out.c == 1) {
+      if (in.c == 1) return channel_rows<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
+    } else if (are_dense_planes(p, in) && is_faster_turned<S>(p)) {
+      Buffer<S> last(size_t(p.batch * p.channels * p.y.in * p.x.in));
+      turn(input, p.batch, p.channels, p.y.in * p.x.in, last.data());
+      const Strides turned = dense_strides(p.channels, p.y.in, p.x.in, true);
+      return channel_rows<T, S>(p, last.data(), turned, kernels.data(), bias, activation, output, out);
+    }
   }
   planes<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
 }
