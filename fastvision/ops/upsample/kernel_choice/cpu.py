@@ -30,12 +30,16 @@ def pays(layer: Layer, capability: str | None = None) -> bool:
     if layer.dtype == torch.float64:
         return _pays_in_double(layer, capability)
     if layer.depthwise and layer.outputs == layer.channels:
+        if capability == "AVX2" and layer.channels >= LANES // 2:
+            return _narrow_vectors_of_channels_pay(layer)
         return _channels_pay(layer) if layer.channels_last else _planes_pay(layer)
     if capability not in ("AVX512", "AVX2"):
         return layer.dense and _pays_with_any(layer)
     lanes = LANES if capability == "AVX512" else LANES // 2
     if not layer.dense:
         return _groups_pay(layer, lanes)
+    if lanes < LANES and _overlap_most(layer):
+        return False
     if max(layer.kernel) == 1 or max(layer.dilation) > 1:
         return _large_kernels(layer)
     if layer.result_bytes >= LARGE_RESULT or _large_kernels(layer):
@@ -82,6 +86,13 @@ def _pays_with_narrow_vectors(layer: Layer) -> bool:
         return not (few_channels or few_positions)
     light = layer.multiplications <= 2_000_000 and layer.weights <= 4000
     return layer.channels >= LANES or layer.outputs <= 6 or light
+
+
+def _overlap_most(layer: Layer) -> bool:
+    """Whether all taps of many kernels add up at one place: planes on AVX2, which oneDNN then had rather turned."""
+    overlap = min(layer.stride) == 1 < max(layer.kernel) and not layer.channels_last
+    heavy = layer.multiplications > 11_000_000 and layer.result_bytes < LARGE_RESULT
+    return overlap and heavy and layer.channels <= 3 * LANES
 
 
 def _turned_pay(layer: Layer, lanes: int) -> bool:
@@ -152,6 +163,12 @@ def _planes_pay(layer: Layer) -> bool:
         return layer.input[3] > 50 and layer.result_bytes <= TINY_RESULT
     wide = min(layer.stride) >= LARGE_STRIDE and layer.sides[1] >= LANES * LANES
     return wide or (layer.sides[1] > 40 and layer.weights <= 6000)
+
+
+def _narrow_vectors_of_channels_pay(layer: Layer) -> bool:
+    """Of a depthwise layer on AVX2, in either format: our kernel turns planes where that pays."""
+    # oneDNN computes every tap of the kernel for every output, which costs it nothing extra without strides
+    return layer.taps <= LANES // 2 or layer.multiplications <= 15_000_000 or layer.result_bytes >= LARGE_RESULT
 
 
 def _channels_pay(layer: Layer) -> bool:
