@@ -20,10 +20,11 @@
 
 namespace fastvision::conv_transpose2d {
 
-// One output for each input channel, of enough channels to fill a register.
+// One output for each input channel, of enough channels to fill a register; each phase is set up for itself.
 template <class T>
 bool has_vectors_of_channels(const Params& p) {
-  return p.outputs == p.channels && p.channels * int64_t(sizeof(T)) >= vector_bytes();
+  constexpr int64_t kMostPhases = 256;
+  return p.outputs == p.channels && p.channels * int64_t(sizeof(T)) >= vector_bytes() && p.x.stride <= kMostPhases;
 }
 
 // Of planes: whether turning them pays. Rows of narrow maps fill few vectors, and what is turned of small ones stays in

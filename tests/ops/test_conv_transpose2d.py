@@ -118,22 +118,39 @@ def test_windows_that_do_not_overlap(
                 torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("channels", [16, 21, 40])
+@pytest.mark.parametrize("channels", [8, 16, 21, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("slope", [1.0, 0.1])
-def test_vectors_of_channels(channels: int, dtype: torch.dtype, slope: float, device: torch.device) -> None:
-    """Depthwise layers of channels_last maps have a kernel of their own; also of a part of a map's channels."""
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_vectors_of_channels(
+    channels: int, dtype: torch.dtype, slope: float, layout: torch.memory_format, device: torch.device
+) -> None:
+    """Depthwise layers have a kernel of their own, for which narrow planes are turned; also of a part of a map."""
     g = torch.Generator().manual_seed(2)
-    x = torch.randn(2, channels + 1, 11, 17, generator=g).to(memory_format=torch.channels_last)
-    x = x.to(device, dtype)[:, 1:]
+    x = torch.randn(2, channels + 1, 11, 17, generator=g).to(memory_format=layout).to(device, dtype)[:, 1:]
     weight, bias = (torch.randn(size, generator=g).to(device, dtype) for size in ((channels, 1, 5, 4), (channels,)))
     rest = ((2, 3), (1, 2), (1, 0), channels, (1, 1))
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-9, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
-    for part in (x, x.clone(memory_format=torch.channels_last)):
+    for part in (x, x.clone(memory_format=layout)):
         expected = F.conv_transpose2d(part.double(), weight.double(), bias.double(), *rest)
         actual = kernel(part, weight, bias, *rest, slope=slope)
         expected = F.leaky_relu(expected, slope)
         torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("stride", "taps", "side"), [(8, 16, 48), (1, 3, 380), (32, 40, 12)])
+def test_large_depthwise_outputs(
+    stride: int, taps: int, side: int, layout: torch.memory_format, device: torch.device
+) -> None:
+    """Of 8 MB and more, whose memory is asked for ahead."""
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(1, 16, side, side + 1, generator=g).to(device, memory_format=layout)
+    weight = torch.randn(16, 1, taps, taps, generator=g).to(device)
+    expected = F.conv_transpose2d(x, weight, None, stride, 1, 0, 16)
+    assert expected.nbytes >= 8 << 20
+    actual = kernel(x, weight, None, (stride, stride), (1, 1), (0, 0), 16, (1, 1), slope=1.0)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("height", [1, 9, 70, 133])
