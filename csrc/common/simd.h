@@ -89,7 +89,11 @@ template <int kBytes, class Floats>
 
 template <int kBytes, class Floats>
 [[gnu::always_inline]] inline void narrow(Floats value, BFloat16* target) {
-  for (int l = 0; l < kBytes / 4; ++l) target[l] = static_cast<BFloat16>(value[l]);
+  using Narrow = typename Register<uint16_t, kBytes / 2>::Raw;
+  using Bits = typename Register<uint32_t, kBytes>::Raw;
+  constexpr uint32_t kNan = 0x7fc0;
+  const Bits bits = Bits(value), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  *reinterpret_cast<Narrow*>(target) = __builtin_convertvector(value == value ? rounded : Bits{} + kNan, Narrow);
 }
 
 }  // namespace simd_detail
