@@ -5,8 +5,8 @@
 
 namespace fastvision {
 
-// `count` numbers that will be written: what is written before its lines are there waits for them, one after the other
-// where they do not lie in a row.
+// `count` numbers that will be written: stores to lines that are not in a cache wait for them, and processors follow
+// those in a row by themselves, but not what goes forward in strides.
 template <class S>
 [[gnu::always_inline]] inline void prefetch_to_write(const S* numbers, int64_t count) {
   constexpr int64_t kLine = 64 / int64_t(sizeof(S));

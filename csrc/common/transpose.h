@@ -107,7 +107,7 @@ template <class S, class T>
 [[gnu::always_inline]] inline void transpose(const S* from, int64_t from_step, int64_t rows, int64_t columns, T* to,
                                              int64_t to_step) {
   constexpr int64_t kStay = 16384 / int64_t(sizeof(T)), kFew = 8;
-  const int64_t together = to_step > from_step || to_step * kFew >= kStay ? kFew : kStay / to_step;
+  const int64_t together = to_step > from_step || to_step * kFew >= kStay ? kFew : kStay / to_step / kFew * kFew;
   for (int64_t c = 0; c < columns; c += together) {
     const int64_t some = columns - c < together ? columns - c : together;
     transpose_columns(from + c, from_step, rows, some, to + c * to_step, to_step);

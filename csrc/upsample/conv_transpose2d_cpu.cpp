@@ -25,6 +25,7 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
   const int64_t multiplier = p.outputs / p.channels, taps = p.y.kernel * p.x.kernel;
   const PaddedPlane<T> padded(p);
   const bool turned = out.w != 1;
+  constexpr int64_t kMostAhead = 4096;  // numbers
   const int64_t together = turned ? p.outputs : 1, stacks = p.outputs / together;
   const int64_t rows = p.batch * stacks * p.y.out;
   parallel_for(rows, std::max<int64_t>(1, 16384 / (p.x.out * together)), [&](int64_t begin, int64_t end) {
@@ -42,7 +43,7 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
           }
         }
         S* __restrict target = output + n * out.n + first * out.c + oy * out.h;
-        if (!turned) prefetch_to_write(target, p.x.out);
+        if (!turned) prefetch_to_write(target, std::min(p.x.out, kMostAhead));
         for (int64_t o = 0; o < together; ++o) {
           const T* plane = sources.data() + o / multiplier * padded.size();
           const T start = bias ? static_cast<T>(bias[first + o]) : T(0);
@@ -64,8 +65,10 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
 }
 
 bool are_dense_planes(const Params& p, const Strides& in) {
+  const auto fits = [](int64_t side, int64_t stride, int64_t dense) { return side == 1 || stride == dense; };
   const Strides dense = dense_strides(p.channels, p.y.in, p.x.in, false);
-  return in.w == dense.w && in.h == dense.h && in.c == dense.c && (in.n == dense.n || p.batch == 1);
+  return fits(p.batch, in.n, dense.n) && fits(p.channels, in.c, dense.c) && fits(p.y.in, in.h, dense.h) &&
+         fits(p.x.in, in.w, dense.w);
 }
 
 template <class T, class S>
@@ -86,10 +89,10 @@ void run(Params p, const S* input, const Strides& in, const S* weight, const S* 
     if (out.c == 1) {
       if (in.c == 1) return channel_rows<T, S>(p, input, in, kernels.data(), bias, activation, output, out);
     } else if (are_dense_planes(p, in) && is_faster_turned<S>(p)) {
-      Buffer<S> last(size_t(p.batch * p.channels * p.y.in * p.x.in));
-      turn(input, p.batch, p.channels, p.y.in * p.x.in, last.data());
-      const Strides turned = dense_strides(p.channels, p.y.in, p.x.in, true);
-      return channel_rows<T, S>(p, last.data(), turned, kernels.data(), bias, activation, output, out);
+      Buffer<S> turned_input(size_t(p.batch * p.channels * p.y.in * p.x.in));
+      turn(input, p.batch, p.channels, p.y.in * p.x.in, turned_input.data());
+      const Strides last = dense_strides(p.channels, p.y.in, p.x.in, true);
+      return channel_rows<T, S>(p, turned_input.data(), last, kernels.data(), bias, activation, output, out);
     }
   }
   planes<T, S>(p, input, in, kernels.data(), bias, activation, output, out);

@@ -1,5 +1,5 @@
-// Depthwise transposed convolution of channels_last maps, on the CPU: vectors run along the channels, which the input,
-// the weights and the output all have side by side.
+// Depthwise transposed convolution by vectors of channels, on the CPU: those of channels_last maps lie side by side in
+// the input, the weights and the output. Output planes are turned afterwards, a few rows at a time.
 //
 // Outputs of one phase that follow each other read the same weights, so a few of them are summed together; they lie
 // `stride` pixels apart, so the other phases follow before a row is gone on with, and of large outputs, which have left
@@ -27,10 +27,11 @@ bool has_vectors_of_channels(const Params& p) {
   return p.outputs == p.channels && p.channels * int64_t(sizeof(T)) >= vector_bytes() && p.x.stride <= kMostPhases;
 }
 
-// Of planes: whether turning them pays. Rows of narrow maps fill few vectors, and what is turned of small ones stays in
-// the caches.
+// Of planes: whether turning them pays. Rows of narrow maps fill few vectors, unless these lie along the kernel, and
+// what is turned of small ones stays in the caches.
 template <class S>
 bool is_faster_turned(const Params& p) {
+  if (p.x.stride >= kWideStride) return false;
   if (p.x.in < 32) return true;
   const int64_t bytes = p.batch * p.outputs * p.y.out * p.x.out * int64_t(sizeof(S));
   return vector_bytes() == 32 && bytes < (p.x.stride > 1 ? 8 << 20 : 4 << 20);
@@ -40,9 +41,9 @@ bool is_faster_turned(const Params& p) {
 template <class T, class S, int kBytes>
 class ChannelRows {
  public:
-  // out_step: from one output of a row to the next; prefetched: whether the next outputs are asked for
+  // out_step: from one output of a row to the next; is_large: whether the outputs have left the caches
   ChannelRows(const Params& p, const Strides& in, int64_t out_step, const T* weights, const T* bias,
-              Activation<T> activation, bool prefetched)
+              Activation<T> activation, bool is_large)
       : p_(p),
         in_(in),
         out_step_(out_step),
@@ -52,8 +53,7 @@ class ChannelRows {
         bias_(bias),
         activation_(activation),
         phases_(size_t(p.x.stride)),
-        taps_(size_t(p.y.kernel * p.x.kernel)),
-        prefetched_(prefetched) {
+        taps_(size_t(p.y.kernel * p.x.kernel)) {
     const Axis& x = p.x;
     for (int64_t phase = 0; phase < x.stride; ++phase) {
       const auto& taps = columns_.phases[size_t(phase)];
@@ -64,7 +64,9 @@ class ChannelRows {
       phases_[size_t(phase)] = {begin, end, inner_begin, inner_end, 0, 0};
       last_ = std::max(last_, end), first_ = std::max(first_, inner_begin);
     }
-    together_ = kTogether * std::max(kStay / (kTogether * x.stride * out_step), int64_t(1));
+    const int64_t position = x.stride * out_step;  // numbers of its outputs
+    together_ = std::min(kTogether * std::max(kStay / (kTogether * position), int64_t(1)), last_);
+    prefetched_ = is_large && together_ * position <= kMostAhead;
   }
 
   // image, row: its first input and the first output of the row
@@ -86,6 +88,7 @@ class ChannelRows {
   static constexpr int kLanes = Registers::kPartLanes;
   static constexpr int kTogether = 8 / Registers::kParts;      // as many sums as hide the latency of an addition
   static constexpr int64_t kStay = 8192 / int64_t(sizeof(S));  // numbers; twice as many stay in the first cache
+  static constexpr int64_t kMostAhead = 16 * kStay;            // and in the second
 
   struct Tap {
     int64_t weight, input, shift;  // offsets; of the input of position 0
@@ -188,31 +191,31 @@ class ChannelRows {
   const Activation<T> activation_;
   std::vector<Phase> phases_;
   std::vector<Tap> taps_;
-  const bool prefetched_;
   int64_t first_ = 0, last_ = 0;  // positions: with all their inputs, whatever the phase; and behind the last
   int64_t together_;              // positions that are gone through phase by phase
+  bool prefetched_;
 };
 
-// kernels [channels, y.kernel, x.kernel]; input: channels_last. Output planes are turned a few rows at a time.
+// kernels [channels, y.kernel, x.kernel]; input: channels_last; output: either.
 template <class T, class S>
 void channel_rows(const Params& p, const S* input, const Strides& in, const T* kernels, const S* bias,
                   Activation<T> activation, S* output, const Strides& out) {
-  constexpr int64_t kTogether = 1 << 14;     // numbers that are turned together
-  constexpr int64_t kLargeOutput = 8 << 20;  // bytes, more than stays in any cache for sure
+  constexpr int64_t kTurned = 1 << 14;       // numbers that are turned together
+  constexpr int64_t kLargeOutput = 8 << 20;  // bytes; larger ones have left the caches when they are written again
   const int64_t taps = p.y.kernel * p.x.kernel, row = p.x.out * p.channels;
   Buffer<T> weights(size_t(taps * p.channels)), biases(size_t(p.channels));
   for (int64_t c = 0; c < p.channels; ++c) biases[size_t(c)] = bias ? static_cast<T>(bias[c]) : T(0);
   transpose(kernels, taps, p.channels, taps, weights.data(), p.channels);
   const bool planes = out.c != 1;
-  const bool prefetched = !planes && p.batch * p.y.out * row * int64_t(sizeof(S)) >= kLargeOutput;
+  const bool is_large = !planes && p.batch * p.y.out * row * int64_t(sizeof(S)) >= kLargeOutput;
   const int64_t each_thread = ceil_div(p.batch * p.y.out, 4 * thread_count());  // rows, of a fourth of its work
-  const int64_t some = planes ? std::clamp(kTogether / row, int64_t(1), each_thread) : 1;
+  const int64_t some = planes ? std::clamp(kTurned / row, int64_t(1), std::min(each_thread, p.y.out)) : 1;
   const int64_t blocks = ceil_div(p.y.out, some);
   parallel_for(p.batch * blocks, std::max<int64_t>(1, 16384 / (some * row)), [&](int64_t begin, int64_t end) {
     Buffer<S> scratch(size_t(planes ? some * row : 0));
     vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
       ChannelRows<T, S, kBytes> rows(p, in, planes ? p.channels : out.w, weights.data(), biases.data(), activation,
-                                     prefetched);
+                                     is_large);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t n = i / blocks, first = i % blocks * some, last = std::min(first + some, p.y.out);
         S* target = output + n * out.n + first * out.h;

@@ -139,18 +139,30 @@ def test_vectors_of_channels(
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("stride", "taps", "side"), [(8, 16, 48), (1, 3, 380), (32, 40, 12)])
+@pytest.mark.parametrize(
+    ("stride", "taps", "height", "width"), [(8, 16, 48, 49), (1, 3, 380, 381), (32, 40, 12, 13), (1, 3, 6000, 24)]
+)
 def test_large_depthwise_outputs(
-    stride: int, taps: int, side: int, layout: torch.memory_format, device: torch.device
+    stride: int, taps: int, height: int, width: int, layout: torch.memory_format, device: torch.device
 ) -> None:
     """Of 8 MB and more, whose memory is asked for ahead."""
     g = torch.Generator().manual_seed(3)
-    x = torch.randn(1, 16, side, side + 1, generator=g).to(device, memory_format=layout)
+    x = torch.randn(1, 16, height, width, generator=g).to(device, memory_format=layout)
     weight = torch.randn(16, 1, taps, taps, generator=g).to(device)
     expected = F.conv_transpose2d(x, weight, None, stride, 1, 0, 16)
     assert expected.nbytes >= 8 << 20
     actual = kernel(x, weight, None, (stride, stride), (1, 1), (0, 0), 16, (1, 1), slope=1.0)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_depthwise_pixels_of_any_strides(device: torch.device) -> None:
+    """Those of sides of 1 say nothing."""
+    x, weight = torch.randn(3, 24, device=device), torch.randn(24, 1, 4, 4, device=device)
+    expected = F.conv_transpose2d(x[:, :, None, None], weight, None, 2, 1, 0, 24)
+    for strides in ((24, 1, 24, 24), (24, 1, 1, 1), (24, 1, 7, 5)):
+        pixels = x.as_strided((3, 24, 1, 1), strides)
+        actual = kernel(pixels, weight, None, (2, 2), (1, 1), (0, 0), 24, (1, 1), slope=1.0)
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("height", [1, 9, 70, 133])
@@ -218,8 +230,9 @@ def test_windows_that_are_shifted(padding: Any, device: torch.device) -> None:
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_bits_do_not_depend_on_threads(groups: int, channels_last: bool, device: torch.device) -> None:
-    x = torch.randn(2, 16, 30, 41, device=device)
+@pytest.mark.parametrize("width", [17, 41])
+def test_bits_do_not_depend_on_threads(groups: int, channels_last: bool, width: int, device: torch.device) -> None:
+    x = torch.randn(2, 16, 30, width, device=device)
     x = x.to(memory_format=torch.channels_last) if channels_last else x
     weight = torch.randn(16, 16 // groups, 4, 4, device=device)
     threads = torch.get_num_threads()
