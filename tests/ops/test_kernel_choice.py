@@ -61,6 +61,7 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(64, 64, 4, 2, 24, 64, channels_last=True) == chosen(64, 64, 4, 2, 24, 64) == "fastvision"
     assert chosen(256, 256, 7, 1, 40, 256, channels_last=True) == chosen(256, 256, 7, 1, 40, 256) == "torch"
     assert chosen(16, 32, 5, 1, 16) == "fastvision" and chosen(16, 32, 5, 1, 64) == "torch"
+    assert chosen(1024, 512, 2, 2, 28, channels_last=True) == "torch"
     assert chosen(21, 21, 4, 2, 32) == "fastvision"
 
 

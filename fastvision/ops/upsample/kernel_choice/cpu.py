@@ -127,7 +127,9 @@ def _last_pay(layer: Layer, lanes: int) -> bool:
     if not even:
         return not layer.windows
     if layer.windows:  # nothing is added up, so that whole tiles of outputs are stored where they belong
-        return layer.multiplications <= 14_000_000 or (layer.sides[1] <= 72 and layer.positions <= 10_000)
+        light = lanes == LANES or layer.multiplications <= 150_000_000
+        small = layer.sides[1] <= 72 and layer.positions <= 10_000 and light
+        return layer.multiplications <= 14_000_000 or small
     return width < 20 and (layer.weights <= 80_000 or (lanes == LANES and layer.positions <= 10 * layer.channels))
 
 
