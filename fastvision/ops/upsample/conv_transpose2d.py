@@ -61,9 +61,10 @@ def conv_transpose2d(
             empty output, an unknown activation.
 
     Complexity:
-        ``O(N C O / groups H W kh kw)``; memory beside input and output: one or two copies of the weights,
-        and one of the input, with a row of outputs a thread, or up to 16 MB a thread. Gradients: one to three copies of the weights, and one of the maps where
-        planes are turned to channels_last for torch, or depthwise layers in channels_last to planes.
+        ``O(N C O / groups H W kh kw)``; memory beside input and output: one or two copies of the weights, and one of
+        the input, with a row of outputs a thread, or up to 16 MB a thread. Gradients: one to three copies of the
+        weights, and one of the maps where planes are turned to channels_last for torch, or depthwise layers in
+        channels_last to planes.
 
     Reference:
         Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning", chapter 4; sub-pixel phases: Shi
