@@ -91,7 +91,7 @@ def _pays_with_narrow_vectors(layer: Layer) -> bool:
 
 
 def _overlap_most(layer: Layer) -> bool:
-    """Whether all taps of many kernels add up at each place, of planes on AVX2: oneDNN turns them and is faster still."""
+    """Whether all taps of many kernels add up at each place, of planes on AVX2: oneDNN turns them, and faster."""
     overlap = min(layer.stride) == 1 < max(layer.kernel) and not layer.channels_last
     heavy = layer.multiplications > 11_000_000 and layer.result_bytes < LARGE_RESULT
     return overlap and heavy and layer.channels <= 3 * LANES
