@@ -77,7 +77,7 @@ def conv_transpose2d(
         # caches, and on a GPU a small layer takes less than 15 us
         planned = remembered_plan(input, weight, stride, padding, output_padding, groups, dilation)
         if planned.always_torch or not is_any_autocast_enabled():
-            if planned.kernel == "torch" and activation is None and not planned.own_gradients:
+            if planned.kernel == "torch" and activation is None and not _wants_own(planned, input, weight, bias):
                 try:
                     return torch.conv_transpose2d(
                         input, weight, bias, stride, padding, output_padding, groups, dilation
@@ -118,7 +118,7 @@ def _conv_transpose2d(
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
-        if planned.own_gradients and _eager.is_plain() and _eager.wants_gradient((input, weight, bias)):
+        if _wants_own(planned, input, weight, bias):
             stride, padding, output_padding, dilation, groups = parts(planned.geometry)
             output = _torch_with_own_gradients()(input, weight, bias, stride, padding, output_padding, groups, dilation)
         else:
@@ -134,6 +134,11 @@ def _conv_transpose2d(
         output = call("conv_transpose2d", input, weight, bias, planned.geometry, 1.0)
         return _activate(output, activation, slope)
     return call("conv_transpose2d", input, weight, bias, planned.geometry, slope)
+
+
+def _wants_own(planned: Plan, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Gradients of a layer that is torch's."""
+    return planned.own_gradients and _eager.is_plain() and _eager.wants_gradient((input, weight, bias))
 
 
 def _activate(fresh: Tensor, activation: Activation | None, negative_slope: float) -> Tensor:
