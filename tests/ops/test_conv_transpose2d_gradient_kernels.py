@@ -9,14 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transposed_layers import GEOMETRY, GROUPS
 
 from fastvision import _library
 from fastvision.testing import data
 
 pytestmark = pytest.mark.skipif(not _library.LOADED, reason="no compiled library is loaded: nothing to differentiate")
 INPUT_GRADIENT, WEIGHT_GRADIENT = "conv_transpose2d_input_gradient", "conv_transpose2d_weight_gradient"
-_GROUPS = [(1, 7, 5), (1, 3, 3), (2, 3, 4), (3, 1, 1), (5, 1, 2), (1, 1, 9), (1, 3, 19), (2, 2, 10), (21, 1, 1)]
-_GROUPS += [(1, 17, 5), (1, 16, 33), (1, 40, 1)]  # groups, and inputs and outputs of each
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -60,13 +59,9 @@ def a_layer(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    groups=st.sampled_from(_GROUPS),
+    groups=st.sampled_from(GROUPS),
     size=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 37)),
-    taps=st.tuples(st.sampled_from([1, 2, 3, 5, 18]), st.sampled_from([1, 2, 4, 7, 17, 33])),
-    stride=st.tuples(st.sampled_from([1, 2, 3, 9]), st.sampled_from([1, 2, 3, 4, 16])),
-    dilation=st.tuples(st.integers(1, 2), st.sampled_from([1, 1, 2, 3])),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 3)),
-    extra=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    **GEOMETRY,
     layouts=st.tuples(*[st.sampled_from(["contiguous", "channels_last", "strided"])] * 2),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
 )
