@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 
+# before torch loads OpenMP: threads that spin while they wait take the cores that the other workers of pytest need
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
