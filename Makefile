@@ -84,9 +84,10 @@ test-asan: emulated-asan
 test-asan-cpu: cpu-asan  ## the op tests of the CPU kernels under sanitizers, which `make test` leaves out
 	scripts/test_sanitized.sh build/asan-cpu native $(PYTEST_FLAGS)
 
+# in the folder of `make build`, whose objects it takes as they are
 wheel: $(ENV)  ## dist/fastvision-*.whl
 	rm -rf dist && mkdir -p build
-	FASTVISION_CUDA=$(WHEEL_CUDA) CMAKE_ARGS='$(cmake_flags)' $(PIP) wheel -v --no-build-isolation --no-deps -w dist . \
+	FASTVISION_CUDA=$(WHEEL_CUDA) SKBUILD_BUILD_DIR=build/native CMAKE_ARGS='$(cmake_flags)' $(PIP) wheel -v --no-build-isolation --no-deps -w dist . \
 	  >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	@grep -E '(-- fastvision:|warning:)' build/wheel.log; ls -l dist
 
