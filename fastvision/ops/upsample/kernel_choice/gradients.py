@@ -80,9 +80,9 @@ def _turning_pays(layer: Layer, one: bool, wide: bool) -> bool:
 
 
 def _turned_groups_pay(layer: Layer, wide: bool) -> bool:
-    each = layer.channels // layer.groups
-    many = layer.positions > 34 * layer.channels if wide else each <= (20 if layer.outputs > layer.groups else 5)
-    return many and max(layer.kernel) > 2
+    if layer.positions <= 34 * layer.channels or max(layer.kernel) <= 2:  # turning costs more than it gains
+        return False
+    return wide or layer.channels // layer.groups <= (20 if layer.outputs > layer.groups else 5)
 
 
 def _is_padded_widely(layer: Layer, wide: bool) -> bool:
