@@ -14,7 +14,8 @@ PYTEST_FLAGS ?= -q -n $(JOBS) --timeout 600
 cuda_switch := $(patsubst 0,OFF,$(patsubst 1,ON,$(CUDA)))
 BUILD_CUDA = $(or $(FASTVISION_CUDA),$(cuda_switch),$(if $(shell command -v nvidia-smi),AUTO,OFF))
 WHEEL_CUDA = $(or $(FASTVISION_CUDA),$(cuda_switch),AUTO)
-cmake_flags := $(if $(CMAKE_CUDA_ARCHITECTURES),-DCMAKE_CUDA_ARCHITECTURES="$(CMAKE_CUDA_ARCHITECTURES)")
+# named for one build, they do not stay for the next
+cmake_flags := $(if $(CMAKE_CUDA_ARCHITECTURES),-DCMAKE_CUDA_ARCHITECTURES="$(CMAKE_CUDA_ARCHITECTURES)",-UCMAKE_CUDA_ARCHITECTURES)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
