@@ -14,7 +14,7 @@ PYTEST_FLAGS ?= -q -n $(JOBS) --timeout 600
 cuda_switch := $(patsubst 0,OFF,$(patsubst 1,ON,$(CUDA)))
 BUILD_CUDA = $(or $(FASTVISION_CUDA),$(cuda_switch),$(if $(shell command -v nvidia-smi),AUTO,OFF))
 WHEEL_CUDA = $(or $(FASTVISION_CUDA),$(cuda_switch),AUTO)
-# named for one build, they do not stay for the next
+# GPUs named for one build do not stay for the next one in the same folder
 cmake_flags := $(if $(CMAKE_CUDA_ARCHITECTURES),-DCMAKE_CUDA_ARCHITECTURES="$(CMAKE_CUDA_ARCHITECTURES)",-UCMAKE_CUDA_ARCHITECTURES)
 
 SHELL := bash
@@ -88,8 +88,8 @@ test-asan-cpu: cpu-asan  ## the op tests of the CPU kernels under sanitizers, wh
 # in the folder of `make build`, whose objects it takes as they are
 wheel: $(ENV)  ## dist/fastvision-*.whl
 	rm -rf dist && mkdir -p build
-	FASTVISION_CUDA=$(WHEEL_CUDA) SKBUILD_BUILD_DIR=build/native CMAKE_ARGS='$(cmake_flags)' $(PIP) wheel -v --no-build-isolation --no-deps -w dist . \
-	  >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	FASTVISION_CUDA=$(WHEEL_CUDA) SKBUILD_BUILD_DIR=build/native CMAKE_ARGS='$(cmake_flags)' \
+	  $(PIP) wheel -v --no-build-isolation --no-deps -w dist . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
 	@grep -E '(-- fastvision:|warning:)' build/wheel.log; ls -l dist
 
 test-abi: wheel  ## one wheel file, the op tests under each torch of ABI_TORCHES
