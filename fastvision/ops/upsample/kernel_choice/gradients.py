@@ -1,7 +1,8 @@
 """When kernels of ours beat torch's in the gradients of a transposed convolution, on a CPU, and in which format torch's
 are fastest.
 
-Read from layers drawn at random, in float32: 1160 of planes and 820 in channels_last on AVX-512, 820 and 660 on AVX2.
+Read from layers drawn at random, in float32: of AVX-512 1160 of planes and 820 in channels_last, of AVX2 820 and 660
+limited to it and, but for depthwise ones, 610 in each format on a processor that has no more.
 ``python -m benchmarks.sweep --gradients`` shows what the choices cost.
 """
 
@@ -17,11 +18,13 @@ from fastvision.ops.upsample.kernel_choice.layer import (
     LARGE_RESULT,
     LARGE_STRIDE,
     NATIVE_HALF,
+    SMALL_RESULT,
     Layer,
 )
 
 _LONG_ROW = 12  # taps of a row of the kernel; longer ones oneDNN adds up slowly
 _FEW_POSITIONS = 1300  # for which it prepares more than it multiplies
+_FEW_COLUMNS = 260_000  # numbers of all patches, 1 MB
 _LARGE_INPUT = 6_500_000  # numbers
 _FEW_IMAGES = 4  # more, and it gives each thread images of its own
 
@@ -74,15 +77,15 @@ def _turning_pays(layer: Layer, one: bool, wide: bool) -> bool:
         return _turned_groups_pay(layer, wide)
     if large or one:
         return large
-    if wide:  # blocks that are filled up
-        return layer.outputs > LANES and layer.outputs % LANES > 4 and layer.result_bytes >= 700_000
-    return layer.outputs == 1 or (layer.channels <= LANES and layer.outputs > 4 and not layer.apart)
+    # blocks that are filled up
+    return wide and layer.outputs > LANES and layer.outputs % LANES > 4 and layer.result_bytes >= 700_000
 
 
 def _turned_groups_pay(layer: Layer, wide: bool) -> bool:
     if layer.positions <= 34 * layer.channels or max(layer.kernel) <= 2:  # turning costs more than it gains
         return False
-    return wide or layer.channels // layer.groups <= (20 if layer.outputs > layer.groups else 5)
+    inputs = layer.channels // layer.groups
+    return wide or inputs <= 7 or (inputs <= 20 and _taps(layer) <= 228)
 
 
 def _is_padded_widely(layer: Layer, wide: bool) -> bool:
@@ -112,20 +115,27 @@ def _depthwise_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 
 def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     """Input and weight."""
+    numbers = layer.positions * layer.channels
     if layer.channels_last:
+        if not wide:
+            return (layer.positions <= 2 * layer.channels and numbers <= 28_000,) * 2
         few = layer.positions <= 460 and layer.taps <= 3.5 and layer.weights <= 50_000
-        return few and not layer.windows, layer.positions <= (300 if wide else 230)
+        return few and not layer.windows, layer.positions <= 300
     if layer.kernel[1] > _LONG_ROW:
         return wide, True
-    if layer.positions * layer.channels >= _LARGE_INPUT and layer.outputs <= LANES:
+    if numbers >= _LARGE_INPUT and layer.outputs <= LANES:
         return True, True
+    turned, inputs, taps = _turned_groups_pay(layer, wide), layer.channels // layer.groups, _taps(layer)
     if not wide:
-        few = layer.multiplications <= 3_200_000
-    elif _turned_groups_pay(layer, wide):
-        few = layer.multiplications <= 1_140_000 and _taps(layer) <= 155
+        if inputs <= 7:
+            few = layer.multiplications <= 3_200_000
+        else:
+            few = taps * layer.positions <= 88_000 or (taps <= 228 and not turned)
+    elif turned:
+        few = layer.multiplications <= 1_140_000 and taps <= 155
     else:
-        full = layer.weight[1] % LANES == 0 and layer.channels // layer.groups % 8 == 0  # blocks of oneDNN's
-        few = not full and layer.sides[1] > 13 and _taps(layer) <= 700 and layer.positions * layer.channels <= 180_000
+        full = layer.weight[1] % LANES == 0 and inputs % 8 == 0  # blocks of oneDNN's
+        few = not full and layer.sides[1] > 13 and taps <= 700 and numbers <= 180_000
     return few, few
 
 
@@ -142,7 +152,11 @@ def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     if layer.positions * layer.channels >= _LARGE_INPUT or (large and layer.apart and layer.channels > 40):
         return True, True
     windows = layer.windows and few_images and layer.channels >= 96 and layer.outputs >= LANES
-    if (windows and layer.multiplications > 5_000_000) or (not large and _few_products_pay(layer, wide)):
+    if windows and layer.multiplications > 5_000_000:
+        return True, True
+    if not (wide or large):
+        return _narrow_planes_pay(layer)
+    if not large and _few_products_pay(layer):
         return True, True
     if layer.channels <= LANES:
         return False, False
@@ -150,20 +164,30 @@ def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
         return False, layer.channels * layer.taps >= 48  # products an output
     # of the weight's gradient alone: few positions, or vectors of outputs that are not full
     few = taps > LANES and layer.taps <= 6 and layer.positions <= 4 * layer.channels
-    empty = wide and LANES // 4 <= layer.outputs < LANES and min(layer.stride) > 1
+    empty = LANES // 4 <= layer.outputs < LANES and min(layer.stride) > 1
     return False, few_images and (empty or (few and layer.multiplications <= 20_000_000))
 
 
-def _few_products_pay(layer: Layer, wide: bool) -> bool:
+def _narrow_planes_pay(layer: Layer) -> tuple[bool, bool]:
+    """Of planes, with vectors of 8: while all patches, laid out as the columns of a matrix, stay in the cache."""
+    columns = _taps(layer) * layer.positions
+    if layer.outputs <= 2:  # of the 8 that oneDNN fills up
+        return layer.outputs == 1 or columns <= 90_000, True
+    if layer.torchs_own:
+        return (columns > 28_000,) * 2
+    if layer.apart and layer.positions <= 35 * layer.channels:
+        return True, True
+    if columns <= _FEW_COLUMNS and (columns <= 49_000 or layer.sides[1] > 13):
+        return True, True
+    few = layer.channels > 56 and layer.input[0] <= _FEW_IMAGES and _taps(layer) <= 2800
+    return False, layer.outputs > LANES and (layer.channels > 128 or few)
+
+
+def _few_products_pay(layer: Layer) -> bool:
     """Of planes, for which oneDNN prepares more than it multiplies."""
     taps, width = _taps(layer), layer.sides[1]
-    if _is_thin(layer):
-        return False
-    if not wide:
-        most = 600_000 if layer.input[3] >= 10 else 50_000
-        return layer.multiplications <= 6_500_000 and layer.result_bytes <= most
     few = layer.multiplications <= 3_500_000 and layer.positions <= 610 and (width > 25 or taps <= 136)
-    return taps > LANES and (few or (layer.multiplications <= 1_600_000 and width > 25))
+    return taps > LANES and not _is_thin(layer) and (few or (layer.multiplications <= 1_600_000 and width > 25))
 
 
 def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
@@ -173,16 +197,29 @@ def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     if layer.kernel[1] > _LONG_ROW:
         runs = large and min(layer.stride) >= LARGE_STRIDE and layer.input[0] <= _FEW_IMAGES
         return few or runs, True
+    if not wide:
+        return _narrow_last_pay(layer)
     if few and taps > LANES // 2 and not _is_thin(layer):
         return True, True
-    if not wide:
-        return False, taps > LANES and layer.positions <= (_FEW_POSITIONS if taps >= 1 << 13 else 240)
     if layer.windows and large:
         return False, True
     if layer.positions <= 540 and layer.channels > LANES and taps <= 2900 and layer.weights <= 250_000:
         return True, True
     many = layer.multiplications > 67_000_000 and layer.weights < 1 << 20
     return False, layer.positions <= 330 and not many and min(layer.stride) > 1
+
+
+def _narrow_last_pay(layer: Layer) -> tuple[bool, bool]:
+    """In channels_last, with vectors of 8."""
+    taps, one_or_two = _taps(layer), layer.input[0] <= 2  # images, of which oneDNN gives a thread one at a time
+    if layer.positions <= 870:
+        return (taps * layer.positions <= _FEW_COLUMNS or taps <= 70 * layer.channels,) * 2
+    if layer.channels > 128 and layer.outputs >= 64 and not one_or_two and taps > LANES * LANES:
+        return False, True
+    large = layer.result_bytes >= SMALL_RESULT
+    if 1 < max(layer.kernel) <= 3 and layer.channels > 40 and layer.outputs > 4:
+        return False, large or (one_or_two and layer.multiplications >= 130_000_000)
+    return False, large and one_or_two and layer.channels >= 2 * LANES and layer.outputs >= 4 * LANES
 
 
 def _is_thin(layer: Layer) -> bool:

@@ -89,6 +89,12 @@ class Layer(NamedTuple):
         return (self.padding, self.output_padding, self.dilation) == ((0, 0), (0, 0), (1, 1))
 
     @property
+    def torchs_own(self) -> bool:
+        """Whether torch takes a small map of its own, with small kernels, for too small for oneDNN (use_mkldnn)."""
+        alone = self.input[0] == 1 and self.dense and self.input.numel() <= 20480
+        return alone and min(self.kernel) <= 3
+
+    @property
     def pixels(self) -> int:
         """Of an input map."""
         return self.input[2] * self.input[3]
