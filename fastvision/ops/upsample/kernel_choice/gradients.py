@@ -130,7 +130,8 @@ def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
         if inputs <= 7:
             few = layer.multiplications <= 3_200_000
         else:
-            few = taps * layer.positions <= 88_000 or (taps <= 228 and not turned)
+            small = taps <= 228 and min(layer.stride) > 1 and not turned
+            few = small or taps * layer.positions <= 88_000
     elif turned:
         few = layer.multiplications <= 1_140_000 and taps <= 155
     else:
