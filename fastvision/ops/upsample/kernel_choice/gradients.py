@@ -213,12 +213,15 @@ def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 def _narrow_last_pay(layer: Layer) -> tuple[bool, bool]:
     """In channels_last, with vectors of 8."""
     taps, one_or_two = _taps(layer), layer.input[0] <= 2  # images, of which oneDNN gives a thread one at a time
+    few, small = taps * layer.positions <= _FEW_COLUMNS, 1 < max(layer.kernel) <= 3 and layer.outputs > 4
     if layer.positions <= 870:
-        return (taps * layer.positions <= _FEW_COLUMNS or taps <= 70 * layer.channels,) * 2
+        return (few or taps <= 70 * layer.channels,) * 2
+    if few and small and layer.positions * layer.channels <= 1 << 17:
+        return True, True
     if layer.channels > 128 and layer.outputs >= 64 and not one_or_two and taps > LANES * LANES:
         return False, True
     large = layer.result_bytes >= SMALL_RESULT
-    if 1 < max(layer.kernel) <= 3 and layer.channels > 40 and layer.outputs > 4:
+    if small and layer.channels > 40:
         return False, large or (one_or_two and layer.multiplications >= 130_000_000)
     return False, large and one_or_two and layer.channels >= 2 * LANES and layer.outputs >= 4 * LANES
 
