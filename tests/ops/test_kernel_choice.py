@@ -282,22 +282,44 @@ def test_whose_gradients(layer: Any, planes: Any, last: Any) -> None:
     [
         ((21, 21, 64, 32, 34, 21), _BOTH, _WEIGHT),
         ((21, 21, 64, 32, 34), _BOTH, _BOTH),
-        ((128, 64, 2, 2, 196), _BOTH, _WEIGHT),  # oneDNN adds up the weights of one image slowly
+        ((128, 64, 2, 2, 196), _BOTH, _WEIGHT),
         ((64, 32, 3, 2, 256), (False, True, True), _WEIGHT),
-        ((256, 256, 3, 1, 56), _WEIGHT, _WEIGHT),
+        ((256, 256, 3, 1, 56), _WEIGHT, _WEIGHT),  # whose sum over one image oneDNN does not share among threads
         ((48, 256, 3, 1, 28), _NEITHER, _BOTH),
         ((32, 256, 7, 2, 40), _NEITHER, _NEITHER),  # patches of 80 MB
-        ((320, 8, 2, 2, 9), _BOTH, _BOTH),  # and of 10 kB
-        ((16, 64, 3, 2, 24), _BOTH, _BOTH),  # which is too small for oneDNN, says torch
+        ((32, 8, 3, 2, 36), _BOTH, _BOTH),  # patches of 370 kB
+        ((320, 8, 2, 2, 9), _BOTH, _BOTH),  # kernels side by side
+        ((16, 64, 3, 2, 24), _BOTH, _BOTH),  # too small for oneDNN, says torch
         ((16, 64, 5, 2, 24), _NEITHER, _NEITHER),
+        ((16, 8, 3, 2, 14), _NEITHER, _BOTH),
         ((64, 64, 7, 1, 14, 64), _TURNED, _NEITHER),
         ((64, 32, 3, 2, 10, 4), _BOTH, _BOTH),
+        ((64, 32, 3, 2, 40, 4), _BOTH, _NEITHER),
+        ((64, 32, 3, 1, 40, 4), _NEITHER, _NEITHER),
         ((256, 1, 6, 2, 60), _BOTH, _NEITHER),  # its vectors are of outputs
+        ((256, 2, 6, 2, 60), _WEIGHT, _NEITHER),
     ],
 )
 def test_whose_gradients_on_avx2(layer: Any, planes: Any, last: Any) -> None:
     assert choose_gradients(a_layer(*layer), "AVX2") == planes
     assert choose_gradients(a_layer(*layer, channels_last=True), "AVX2") == last
+
+
+def test_many_images_on_avx2() -> None:
+    """DCGAN's 64; of one image the map is small enough for both."""
+    layer = a_layer(512, 256, 4, 2, 8, channels_last=True)
+    assert choose_gradients(layer._replace(input=torch.Size((64, 512, 8, 8))), "AVX2") == _WEIGHT
+    assert choose_gradients(layer, "AVX2") == _BOTH
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_whose_gradients_with_other_instructions(last: bool) -> None:
+    """Those of kernels with long rows and of depthwise layers; others were not timed."""
+    assert choose_gradients(a_layer(21, 21, 64, 32, 34, channels_last=last), "DEFAULT").weight
+    assert choose_gradients(a_layer(21, 21, 64, 32, 34, 21, channels_last=last), "DEFAULT").weight
+    for groups in (1, 4):
+        layer = a_layer(64, 32, 3, 2, 10, groups, channels_last=last)
+        assert choose_gradients(layer, "DEFAULT") == _NEITHER
 
 
 @pytest.mark.parametrize(("capability", "padding"), [("AVX512", 6), ("AVX2", 4)])

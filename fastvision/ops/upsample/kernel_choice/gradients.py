@@ -1,8 +1,9 @@
 """When kernels of ours beat torch's in the gradients of a transposed convolution, on a CPU, and in which format torch's
 are fastest.
 
-Read from layers drawn at random, in float32: of AVX-512 1160 of planes and 820 in channels_last, of AVX2 820 and 660
-limited to it and, but for depthwise ones, 610 in each format on a processor that has no more.
+Read from layers drawn at random, in float32. AVX-512: 1160 of planes and 820 in channels_last. AVX2: 820 and 660 on a
+processor limited to it, and 610 in each format, few of them depthwise, on one that has no more. Half types that oneDNN
+does not multiply follow float32.
 ``python -m benchmarks.sweep --gradients`` shows what the choices cost.
 """
 
@@ -24,7 +25,7 @@ from fastvision.ops.upsample.kernel_choice.layer import (
 
 _LONG_ROW = 12  # taps of a row of the kernel; longer ones oneDNN adds up slowly
 _FEW_POSITIONS = 1300  # for which it prepares more than it multiplies
-_FEW_COLUMNS = 260_000  # numbers of all patches, 1 MB
+_CACHED_PATCHES = 260_000  # numbers, 1 MB
 _LARGE_INPUT = 6_500_000  # numbers
 _FEW_IMAGES = 4  # more, and it gives each thread images of its own
 
@@ -51,8 +52,11 @@ def choose_gradients(layer: Layer, capability: str | None = None) -> GradientPla
         return GradientPlan(True, True)
     if layer.dtype in NATIVE_HALF and not layer.depthwise:  # oneDNN multiplies what we would widen to float32
         return GradientPlan(False, False)
-    wide = (capability or CAPABILITY) == "AVX512"
-    if layer.depthwise:
+    capability = capability or CAPABILITY
+    wide = capability == "AVX512"
+    if not (layer.depthwise or capability in ("AVX512", "AVX2") or layer.kernel[1] > _LONG_ROW):  # not timed
+        ours = False, False
+    elif layer.depthwise:
         ours = _depthwise_pay(layer, wide)
     elif not layer.dense:
         ours = _groups_pay(layer, wide)
@@ -77,7 +81,7 @@ def _turning_pays(layer: Layer, one: bool, wide: bool) -> bool:
         return _turned_groups_pay(layer, wide)
     if large or one:
         return large
-    # blocks that are filled up
+    # blocks that are filled up; with vectors of 8 turning loses below 32 MB
     return wide and layer.outputs > LANES and layer.outputs % LANES > 4 and layer.result_bytes >= 700_000
 
 
@@ -118,7 +122,8 @@ def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     numbers = layer.positions * layer.channels
     if layer.channels_last:
         if not wide:
-            return (layer.positions <= 2 * layer.channels and numbers <= 28_000,) * 2
+            few = layer.positions <= 2 * layer.channels and numbers <= 28_000
+            return few, few
         few = layer.positions <= 460 and layer.taps <= 3.5 and layer.weights <= 50_000
         return few and not layer.windows, layer.positions <= 300
     if layer.kernel[1] > _LONG_ROW:
@@ -130,8 +135,8 @@ def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
         if inputs <= 7:
             few = layer.multiplications <= 3_200_000
         else:
-            small = taps <= 228 and min(layer.stride) > 1 and not turned
-            few = small or taps * layer.positions <= 88_000
+            few_taps = taps <= 228 and min(layer.stride) > 1 and not turned
+            few = few_taps or _patches(layer) <= 88_000
     elif turned:
         few = layer.multiplications <= 1_140_000 and taps <= 155
     else:
@@ -170,22 +175,22 @@ def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 
 
 def _narrow_planes_pay(layer: Layer) -> tuple[bool, bool]:
-    """Of planes, with vectors of 8: while all patches, laid out as the columns of a matrix, stay in the cache."""
-    columns = _taps(layer) * layer.positions
+    """Of planes below 32 MB, with vectors of 8."""
+    patches = _patches(layer)
     if layer.outputs <= 2:  # of the 8 that oneDNN fills up
-        return layer.outputs == 1 or columns <= 90_000, True
-    if layer.torchs_own:
-        return (columns > 28_000,) * 2
-    if layer.apart and layer.positions <= 35 * layer.channels:
+        return layer.outputs == 1 or patches <= 90_000, True
+    if layer.too_small_for_onednn:  # torch's own kernel is slow once there is much to multiply
+        return patches > 28_000, patches > 28_000
+    if layer.apart and max(layer.kernel) > 1 and layer.positions <= 35 * layer.channels:
+        return True, True  # nothing is added up where patches overlap
+    if patches <= _CACHED_PATCHES and (patches <= 49_000 or layer.sides[1] > 13):
         return True, True
-    if columns <= _FEW_COLUMNS and (columns <= 49_000 or layer.sides[1] > 13):
-        return True, True
-    few = layer.channels > 56 and layer.input[0] <= _FEW_IMAGES and _taps(layer) <= 2800
-    return False, layer.outputs > LANES and (layer.channels > 128 or few)
+    few_images = layer.input[0] <= _FEW_IMAGES and layer.channels > 56 and _taps(layer) <= 2800
+    return False, layer.outputs > LANES and (layer.channels > 128 or few_images)
 
 
 def _few_products_pay(layer: Layer) -> bool:
-    """Of planes, for which oneDNN prepares more than it multiplies."""
+    """Of planes, with vectors of 16, for which oneDNN prepares more than it multiplies."""
     taps, width = _taps(layer), layer.sides[1]
     few = layer.multiplications <= 3_500_000 and layer.positions <= 610 and (width > 25 or taps <= 136)
     return taps > LANES and not _is_thin(layer) and (few or (layer.multiplications <= 1_600_000 and width > 25))
@@ -211,19 +216,22 @@ def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 
 
 def _narrow_last_pay(layer: Layer) -> tuple[bool, bool]:
-    """In channels_last, with vectors of 8."""
-    taps, one_or_two = _taps(layer), layer.input[0] <= 2  # images, of which oneDNN gives a thread one at a time
-    few, small = taps * layer.positions <= _FEW_COLUMNS, 1 < max(layer.kernel) <= 3 and layer.outputs > 4
+    """In channels_last, with vectors of 8, for which oneDNN's gradient of the weight is slow unless there are images
+    enough to share among threads."""
+    taps, few_images = _taps(layer), layer.input[0] <= 2
+    cached = _patches(layer) <= _CACHED_PATCHES
     if layer.positions <= 870:
-        return (few or taps <= 70 * layer.channels,) * 2
-    if few and small and layer.positions * layer.channels <= 1 << 17:
+        both = cached or taps <= 70 * layer.channels  # patches are not much more than the input
+        return both, both
+    small_kernel = 1 < max(layer.kernel) <= 3 and layer.outputs > 4
+    if cached and small_kernel and layer.input.numel() <= 1 << 17:
         return True, True
-    if layer.channels > 128 and layer.outputs >= 64 and not one_or_two and taps > LANES * LANES:
+    if layer.channels > 128 and layer.outputs >= 64 and not few_images and taps > LANES * LANES:
         return False, True
-    large = layer.result_bytes >= SMALL_RESULT
-    if small and layer.channels > 40:
-        return False, large or (one_or_two and layer.multiplications >= 130_000_000)
-    return False, large and one_or_two and layer.channels >= 2 * LANES and layer.outputs >= 4 * LANES
+    spills = layer.result_bytes >= SMALL_RESULT  # over the cache of the processor
+    if small_kernel and layer.channels > 40:
+        return False, spills or (few_images and layer.multiplications >= 130_000_000)
+    return False, spills and few_images and layer.channels >= 2 * LANES and layer.outputs >= 4 * LANES
 
 
 def _is_thin(layer: Layer) -> bool:
@@ -234,3 +242,8 @@ def _is_thin(layer: Layer) -> bool:
 def _taps(layer: Layer) -> int:
     """Of all outputs of a group: columns of the matrix that is multiplied."""
     return layer.weight[1] * layer.kernel[0] * layer.kernel[1]
+
+
+def _patches(layer: Layer) -> int:
+    """Numbers of that matrix, of a group."""
+    return layer.positions * _taps(layer)

@@ -89,10 +89,12 @@ class Layer(NamedTuple):
         return (self.padding, self.output_padding, self.dilation) == ((0, 0), (0, 0), (1, 1))
 
     @property
-    def torchs_own(self) -> bool:
-        """Whether torch takes a small map of its own, with small kernels, for too small for oneDNN (use_mkldnn)."""
-        alone = self.input[0] == 1 and self.dense and self.input.numel() <= 20480
-        return alone and min(self.kernel) <= 3
+    def too_small_for_onednn(self) -> bool:
+        """Whether torch keeps a layer in float32 from oneDNN for its size (ConvParams::use_mkldnn in Convolution.cpp).
+
+        Left out: output_padding not below the stride, and kernels of 1x1 in one thread.
+        """
+        return self.dense and self.input[0] == 1 and min(self.kernel) <= 3 and self.input.numel() <= 20480
 
     @property
     def pixels(self) -> int:
