@@ -84,7 +84,7 @@ def _advice() -> str:
     if error is None or "FASTVISION_BACKEND" in error:
         return "unset FASTVISION_BACKEND, or set it to native."
     if error.startswith(("ModuleNotFoundError", "FileNotFoundError")):
-        return "build it: `pip install .` in a source checkout, or install a wheel for this Python and platform."
+        return "build it: `make build` in a source checkout, or install a wheel for this Python and platform."
     if "undefined symbol" in error or "symbol not found" in error.lower():
         return f"install torch 2.11 or newer (this is {torch.__version__}), or build fastvision against this torch."
     if "file too short" in error or "ELF header" in error:
