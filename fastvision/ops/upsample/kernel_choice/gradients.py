@@ -54,10 +54,10 @@ def choose_gradients(layer: Layer, capability: str | None = None) -> GradientPla
         return GradientPlan(False, False)
     capability = capability or CAPABILITY
     wide = capability == "AVX512"
-    if not (layer.depthwise or capability in ("AVX512", "AVX2") or layer.kernel[1] > _LONG_ROW):  # not timed
-        ours = False, False
-    elif layer.depthwise:
+    if layer.depthwise:
         ours = _depthwise_pay(layer, wide)
+    elif capability not in ("AVX512", "AVX2") and layer.kernel[1] <= _LONG_ROW:  # not timed
+        ours = False, False
     elif not layer.dense:
         ours = _groups_pay(layer, wide)
     else:
@@ -119,7 +119,7 @@ def _depthwise_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 
 def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     """Input and weight."""
-    numbers = layer.positions * layer.channels
+    numbers = layer.input.numel()
     if layer.channels_last:
         if not wide:
             few = layer.positions <= 2 * layer.channels and numbers <= 28_000
@@ -155,7 +155,7 @@ def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
             return layer.positions <= 550 and layer.sides[1] <= 150, True
         return taps <= 3600 and layer.positions <= 9 * layer.channels, True
     large = layer.result_bytes >= LARGE_RESULT  # on fresh pages, as is a large input that torch turns
-    if layer.positions * layer.channels >= _LARGE_INPUT or (large and layer.apart and layer.channels > 40):
+    if layer.input.numel() >= _LARGE_INPUT or (large and layer.apart and layer.channels > 40):
         return True, True
     windows = layer.windows and few_images and layer.channels >= 96 and layer.outputs >= LANES
     if windows and layer.multiplications > 5_000_000:
