@@ -17,11 +17,11 @@ template <int kBytes, class T, class S>
                                                     double* __restrict products) {
   map += tile.first, grad += tile.first, grads += tile.first, products += tile.first;
   std::fill_n(grads, tile.channels, 0.0), std::fill_n(products, tile.channels, 0.0);
-  for (int64_t p = 0; p < pixels; p += tile.block()) {
+  for (int64_t p = 0; p < pixels; p += tile.block) {
     const S *x = map + p * channels, *g = grad + p * channels;
     T sums[2][kLanes];
     style::sum_block<2>(
-        bytes, std::min(tile.block(), pixels - p), channels, tile, sums,
+        bytes, std::min(tile.block, pixels - p), channels, tile, sums,
         [&](auto registers, int64_t lane) __attribute__((always_inline)) { return lines.at(registers, lane); },
         [&](auto registers, const auto& line, int64_t at, auto* totals) __attribute__((always_inline)) {
           style::prefetch_ahead(x + at), style::prefetch_ahead(g + at);
@@ -100,7 +100,7 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
         const int64_t first = groups.first_pixel(chunk) * channels;
         double *plain_sums = partial.first(g, chunk), *products = partial.second(g, chunk);
         vectorized([&](auto bytes) __attribute__((always_inline)) {
-          style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
+          style::for_each_tile<T>(bytes, channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
             measure_gradient(bytes, in[g] + first, grads[g] + first, groups.pixels_of(chunk), channels, tile, lines,
                              slope, plain_sums, products);
@@ -119,7 +119,7 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
       [&](int64_t g, int64_t chunk) {
         const int64_t first = groups.first_pixel(chunk) * channels;
         vectorized([&](auto bytes) __attribute__((always_inline)) {
-          style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
+          style::for_each_tile<T>(bytes, channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
             const GradientLines<T> gradient = gradient_lines_of<T>(g * channels, tile, sums, mean, rstd, groups.pixels);
             differentiate(bytes, in[g] + first, grads[g] + first, groups.pixels_of(chunk), channels, tile, lines,

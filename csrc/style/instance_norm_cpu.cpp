@@ -14,8 +14,8 @@ template <class T, int kBytes, class S>
                                            const Tile& tile, double* __restrict mean, double* __restrict squares) {
   map += tile.first, mean += tile.first, squares += tile.first;
   std::fill_n(mean, tile.channels, 0.0), std::fill_n(squares, tile.channels, 0.0);
-  for (int64_t p = 0; p < pixels; p += tile.block()) {
-    const int64_t count = std::min(tile.block(), pixels - p);
+  for (int64_t p = 0; p < pixels; p += tile.block) {
+    const int64_t count = std::min(tile.block, pixels - p);
     const S* block = map + p * channels;
     T about[1][kLanes], sums[2][kLanes];
     style::sum_block<1>(
@@ -77,7 +77,7 @@ void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, 
         const S* map = in[g] + groups.first_pixel(chunk) * channels;
         double *means = partial.first(g, chunk), *squares = partial.second(g, chunk);
         vectorized([&](auto bytes) __attribute__((always_inline)) {
-          style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
+          style::for_each_tile<T>(bytes, channels, [&](const Tile& tile) __attribute__((always_inline)) {
             measure<T>(bytes, map, groups.pixels_of(chunk), channels, tile, means, squares);
           });
         });
@@ -97,7 +97,7 @@ void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, 
       [&](int64_t g, int64_t chunk) {
         const int64_t first = groups.first_pixel(chunk) * channels;
         vectorized([&](auto bytes) __attribute__((always_inline)) {
-          style::for_each_tile(channels, [&](const Tile& tile) __attribute__((always_inline)) {
+          style::for_each_tile<T>(bytes, channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
             normalise(bytes, in[g] + first, groups.pixels_of(chunk), channels, tile, lines, slope, out[g] + first);
           });

@@ -1,5 +1,6 @@
 // Loops over interleaved planes on the CPU: rows of neighbouring values, a lane of sums for each, so that they fill
-// vectors whatever the number of channels. One plane fills a row with 64 of its pixels, 64 channels with 2 pixels.
+// vectors whatever the number of channels. One plane fills a row with 16 or 64 of its pixels, 64 channels with 2
+// pixels.
 #pragma once
 
 #include <algorithm>
@@ -16,9 +17,15 @@ constexpr int64_t kRows = 32;     // of a block, which stays in the first cache:
 constexpr int64_t kBlocks = 8;    // of a chunk, and more of smaller blocks
 constexpr int64_t kAhead = 2048;  // values between what is read and what is asked for
 
-// As many as fit into a row, in whole vectors of 16 if some do; of one plane four vectors.
-inline int64_t pixels_of_row(int64_t channels) {
-  if (channels == 1) return kLanes / 2;
+// Neighbouring registers whose sums are held at once: as many as there are registers for.
+template <int kBytes>
+constexpr int kWide = kBytes == 64 ? 4 : 2;
+
+// As many as fit into a row, in whole vectors of 16 if some do; of one plane those whose sums are held at once, so that
+// it is read from one end to the other.
+template <class T, int kBytes>
+int64_t pixels_of_row(int64_t channels) {
+  if (channels == 1) return kWide<kBytes> * Vector<T, kBytes>::kPartLanes;
   for (int64_t pixels = kLanes / channels; pixels > 1; --pixels) {
     if (pixels * channels % 16 == 0) return pixels;
   }
@@ -32,16 +39,18 @@ inline int64_t pixels_of_chunk(int64_t channels) {
 // Channels [first, first + channels) of `pixels` pixels side by side: a row. All channels, if pixels > 1.
 struct Tile {
   int64_t first, channels, pixels;
-
-  int64_t block() const { return kRows * pixels; }
+  int64_t block = pixels;  // that sums are taken of at once
 };
 
-template <class Visit>
-[[gnu::always_inline]] inline void for_each_tile(int64_t channels, const Visit& visit) {
+// T: of the sums
+template <class T, int kBytes, class Visit>
+[[gnu::always_inline]] inline void for_each_tile(RegisterBytes<kBytes>, int64_t channels, const Visit& visit) {
+  const int64_t pixels = pixels_of_row<T, kBytes>(channels);
+  const int64_t block = channels == 1 ? kAhead : kRows * pixels;
   // of about as many channels each, in whole vectors
   const int64_t width = ceil_div(ceil_div(channels, ceil_div(channels, kLanes)), int64_t(16)) * 16;
   for (int64_t first = 0; first < channels; first += width) {
-    visit(Tile{first, std::min(channels - first, width), pixels_of_row(channels)});
+    visit(Tile{first, std::min(channels - first, width), pixels, block});
   }
 }
 
@@ -99,21 +108,21 @@ template <class T, int kBytes, class S, class At>
   for (; e < values; ++e) out[e] = static_cast<S>(at(Single<T>{}, e));
 }
 
-// Sums over `rows` rows, row_step values apart, in kWide neighbouring registers from `lane` on.
-template <class R, int kWide, int kSums, class T, class Line, class Add>
+// Sums over `rows` rows, row_step values apart, in kCount neighbouring registers from `lane` on.
+template <class R, int kCount, int kSums, class T, class Line, class Add>
 [[gnu::always_inline]] inline void sum_columns(int64_t rows, int64_t row_step, int64_t lane, T (*sums)[kLanes],
                                                const Line& line, const Add& add) {
   using V = typename R::Part;
-  V totals[kWide][kSums] = {};
-  decltype(line(R{}, lane)) lines[kWide];
+  V totals[kCount][kSums] = {};
+  decltype(line(R{}, lane)) lines[kCount];
 #pragma GCC unroll 4
-  for (int v = 0; v < kWide; ++v) lines[v] = line(R{}, lane + v * R::kPartLanes);
+  for (int v = 0; v < kCount; ++v) lines[v] = line(R{}, lane + v * R::kPartLanes);
   for (int64_t r = 0, at = lane; r < rows; ++r, at += row_step) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kWide; ++v) add(R{}, lines[v], at + v * R::kPartLanes, totals[v]);
+    for (int v = 0; v < kCount; ++v) add(R{}, lines[v], at + v * R::kPartLanes, totals[v]);
   }
 #pragma GCC unroll 4
-  for (int v = 0; v < kWide; ++v) {
+  for (int v = 0; v < kCount; ++v) {
 #pragma GCC unroll 2
     for (int k = 0; k < kSums; ++k) *reinterpret_cast<V*>(sums[k] + lane + v * R::kPartLanes) = totals[v][k];
   }
@@ -126,10 +135,10 @@ template <int kSums, int kBytes, class T, class Line, class Add>
                                             const Line& line, const Add& add) {
   using Registers = Vector<T, kBytes>;
   constexpr int64_t kStep = Registers::kPartLanes;
-  constexpr int kWide = kBytes == 64 ? 4 : 2;  // as many as there are registers for
+  constexpr int64_t kWideStep = kWide<kBytes> * kStep;
   int64_t lane = 0;
-  for (; lane + kWide * kStep <= values; lane += kWide * kStep) {
-    sum_columns<Registers, kWide, kSums>(rows, row_step, lane, sums, line, add);
+  for (; lane + kWideStep <= values; lane += kWideStep) {
+    sum_columns<Registers, kWide<kBytes>, kSums>(rows, row_step, lane, sums, line, add);
   }
   for (; lane < values && values >= kStep; lane += kStep) {
     sum_columns<Registers, 1, kSums>(rows, row_step, std::min(lane, values - kStep), sums, line, add);
