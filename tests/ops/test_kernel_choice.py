@@ -125,6 +125,20 @@ _BATCH = {"channels_last": True, "input": torch.Size((8, 8, 64, 64))}
 _DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
 
+@pytest.mark.parametrize(
+    ("layer", "kernel"),
+    [
+        ((64, 16, 4, 2, 32, 4), "fastvision"),  # 4 outputs a group
+        ((64, 64, 4, 2, 32, 4), "torch"),  # 16, which fill oneDNN's vectors
+        ((64, 8, 3, 2, 128, 4), "torch"),  # 18 taps of all outputs of a group
+        ((64, 8, 3, 2, 24, 4), "fastvision"),  # the same of a small map
+        ((64, 64, 4, 2, 32, 16), "fastvision"),
+    ],
+)
+def test_groups_with_narrow_vectors(layer: tuple[int, ...], kernel: str) -> None:
+    assert with_processor("AVX2", *layer, channels_last=True) == kernel
+
+
 @pytest.mark.parametrize("layer", [(64, 32, 3, 2, 128), (24, 24, 4, 2, 32), (16, 8, 4, 2, 10, 2)])
 @pytest.mark.parametrize("processor", ["DEFAULT", "AVX2"])
 def test_planes(layer: tuple[int, ...], processor: str) -> None:

@@ -89,7 +89,7 @@ def _turned_groups_pay(layer: Layer, wide: bool) -> bool:
     if layer.positions <= 34 * layer.channels or max(layer.kernel) <= 2:  # turning costs more than it gains
         return False
     inputs = layer.channels // layer.groups
-    return wide or inputs <= 7 or (inputs <= 20 and _taps(layer) <= 228)
+    return wide or inputs <= 7 or (inputs <= 20 and layer.columns <= 228)
 
 
 def _is_padded_widely(layer: Layer, wide: bool) -> bool:
@@ -130,7 +130,7 @@ def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
         return wide, True
     if numbers >= _LARGE_INPUT and layer.outputs <= LANES:
         return True, True
-    turned, inputs, taps = _turned_groups_pay(layer, wide), layer.channels // layer.groups, _taps(layer)
+    turned, inputs, taps = _turned_groups_pay(layer, wide), layer.channels // layer.groups, layer.columns
     if not wide:
         if inputs <= 7:
             few = layer.multiplications <= 3_200_000
@@ -147,7 +147,7 @@ def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 
 def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     """Input and weight, of planes. Together torch turns the output's gradient once for both."""
-    taps, few_images = _taps(layer), layer.input[0] <= _FEW_IMAGES
+    taps, few_images = layer.columns, layer.input[0] <= _FEW_IMAGES
     if layer.kernel[1] > _LONG_ROW:
         if min(layer.stride) >= LARGE_STRIDE and layer.channels > LANES and few_images:
             return True, True  # patches are runs of rows
@@ -185,20 +185,20 @@ def _narrow_planes_pay(layer: Layer) -> tuple[bool, bool]:
         return True, True  # nothing is added up where patches overlap
     if patches <= _CACHED_PATCHES and (patches <= 49_000 or layer.sides[1] > 13):
         return True, True
-    few_images = layer.input[0] <= _FEW_IMAGES and layer.channels > 56 and _taps(layer) <= 2800
+    few_images = layer.input[0] <= _FEW_IMAGES and layer.channels > 56 and layer.columns <= 2800
     return False, layer.outputs > LANES and (layer.channels > 128 or few_images)
 
 
 def _few_products_pay(layer: Layer) -> bool:
     """Of planes, with vectors of 16, for which oneDNN prepares more than it multiplies."""
-    taps, width = _taps(layer), layer.sides[1]
+    taps, width = layer.columns, layer.sides[1]
     few = layer.multiplications <= 3_500_000 and layer.positions <= 610 and (width > 25 or taps <= 136)
     return taps > LANES and not _is_thin(layer) and (few or (layer.multiplications <= 1_600_000 and width > 25))
 
 
 def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     """Input and weight, in channels_last."""
-    taps, large = _taps(layer), layer.result_bytes >= LARGE_RESULT
+    taps, large = layer.columns, layer.result_bytes >= LARGE_RESULT
     few = layer.multiplications <= (5_300_000 if wide else 2_400_000) and layer.positions <= _FEW_POSITIONS
     if layer.kernel[1] > _LONG_ROW:
         runs = large and min(layer.stride) >= LARGE_STRIDE and layer.input[0] <= _FEW_IMAGES
@@ -218,7 +218,7 @@ def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 def _narrow_last_pay(layer: Layer) -> tuple[bool, bool]:
     """In channels_last, with vectors of 8, for which oneDNN's gradient of the weight is slow unless there are images
     enough to share among threads."""
-    taps, few_images = _taps(layer), layer.input[0] <= 2
+    taps, few_images = layer.columns, layer.input[0] <= 2
     cached = _patches(layer) <= _CACHED_PATCHES
     if layer.positions <= 870:
         both = cached or taps <= 70 * layer.channels  # patches are not much more than the input
@@ -239,11 +239,6 @@ def _is_thin(layer: Layer) -> bool:
     return layer.channels <= LANES // 4 and max(layer.kernel) > 4
 
 
-def _taps(layer: Layer) -> int:
-    """Of all outputs of a group: columns of the matrix that is multiplied."""
-    return layer.weight[1] * layer.kernel[0] * layer.kernel[1]
-
-
 def _patches(layer: Layer) -> int:
     """Numbers of that matrix, of a group."""
-    return layer.positions * _taps(layer)
+    return layer.positions * layer.columns

@@ -111,6 +111,11 @@ class Layer(NamedTuple):
         return self.weight.numel()
 
     @property
+    def columns(self) -> int:
+        """Taps of all outputs of a group: of the matrix that the positions' channels are multiplied by."""
+        return self.weight[1] * self.kernel[0] * self.kernel[1]
+
+    @property
     def multiplications(self) -> int:
         return self.positions * self.weights
 
