@@ -132,6 +132,7 @@ _DOUBLE: dict[str, Any] = {"dtype": torch.float64}
         ((64, 64, 4, 2, 32, 4), "torch"),  # 16, which fill oneDNN's vectors
         ((64, 8, 3, 2, 128, 4), "torch"),  # 18 taps of all outputs of a group
         ((64, 8, 3, 2, 24, 4), "fastvision"),  # the same of a small map
+        ((64, 8, 3, 3, 128, 4), "fastvision"),  # and of a larger stride
         ((64, 64, 4, 2, 32, 16), "fastvision"),
     ],
 )
