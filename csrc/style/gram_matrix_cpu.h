@@ -94,23 +94,24 @@ void add_chunks(const Params& p, const Panels& panels, int64_t chunks, const T* 
   parallel_workers(p.batch * panels.count(), [&](const auto& next) {
     for (int64_t item = next(); item < p.batch * panels.count(); item = next()) {
       const int64_t b = item / panels.count(), i = item % panels.count(), rows = panels.of(i);
+      const int64_t known = rows * panels.width;  // of a product
       T* gram = out + b * p.channels * p.channels;
       vectorized([&]() __attribute__((always_inline)) {
         for (int64_t j = 0; j <= i; ++j) {
           const int64_t columns = panels.of(j);
           const T* product = partial + b * chunks * step + panels.product(i, j);
-          T* target = gram + i * panels.width * p.channels + j * panels.width;
-          for (int64_t r = 0; r < rows; ++r) {
-            T sums[gemm::kMostColumns<T>] = {};
-            for (int64_t c = 0; c < chunks; ++c) {
-              const T* source = product + c * step + r * panels.width;
-              for (int64_t l = 0; l < panels.width; ++l) sums[l] += source[l];
-            }
-            for (int64_t l = 0; l < columns; ++l) target[r * p.channels + l] = scale * sums[l];
+          T sums[gemm::kMostColumns<T> * gemm::kMostColumns<T>];
+          std::copy_n(product, known, sums);
+          for (int64_t c = 1; c < chunks; ++c) {
+            const T* __restrict other = product + c * step;
+            for (int64_t l = 0; l < known; ++l) sums[l] += other[l];
           }
+          for (int64_t l = 0; l < known; ++l) sums[l] *= scale;
+          T* rows_of_j = gram + i * panels.width * p.channels + j * panels.width;
+          for (int64_t r = 0; r < rows; ++r) copy(sums + r * panels.width, columns, rows_of_j + r * p.channels);
           if (j < i) {
-            transpose(target, p.channels, rows, columns, gram + j * panels.width * p.channels + i * panels.width,
-                      p.channels);
+            T* columns_of_i = gram + j * panels.width * p.channels + i * panels.width;
+            transpose(sums, panels.width, rows, columns, columns_of_i, p.channels);
           }
         }
       });
