@@ -46,7 +46,7 @@ struct Tile {
 template <class T, int kBytes, class Visit>
 [[gnu::always_inline]] inline void for_each_tile(RegisterBytes<kBytes>, int64_t channels, const Visit& visit) {
   const int64_t pixels = pixels_of_row<T, kBytes>(channels);
-  const int64_t block = channels == 1 ? kAhead : kRows * pixels;
+  const int64_t block = kRows * (channels == 1 ? kLanes / 2 : pixels);  // of one plane however short its rows are
   // of about as many channels each, in whole vectors
   const int64_t width = ceil_div(ceil_div(channels, ceil_div(channels, kLanes)), int64_t(16)) * 16;
   for (int64_t first = 0; first < channels; first += width) {
