@@ -1,4 +1,4 @@
-"""Transposed convolutions that tests of several files draw, and our kernel of them."""
+"""Transposed convolutions for the tests of several files, and our kernel of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+
+from fastvision.ops.upsample.kernel_choice import Layer
 
 # groups, and inputs and outputs of each
 GROUPS = [
@@ -33,6 +35,12 @@ GEOMETRY = {
     "padding": st.tuples(st.integers(0, 2), st.integers(0, 3)),
     "extra": st.tuples(st.integers(0, 3), st.integers(0, 3)),
 }
+
+
+def a_layer(channels: int, outputs: int, taps: int, stride: int, side: int, groups: int = 1, **kwargs: Any) -> Layer:
+    sizes = torch.Size((1, channels, side, side)), torch.Size((channels, outputs // groups, taps, taps))
+    layer = Layer(*sizes, (stride, stride), (0, 0), (0, 0), groups, (1, 1), torch.float32, False, False)
+    return layer._replace(**kwargs)
 
 
 def kernel(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, slope: float = 0.0) -> Tensor:
