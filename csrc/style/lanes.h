@@ -1,6 +1,5 @@
 // Loops over interleaved planes on the CPU: rows of neighbouring values, a lane of sums for each, so that they fill
-// vectors whatever the number of channels. One plane fills a row with 16 or 64 of its pixels, 64 channels with 2
-// pixels.
+// vectors whatever the number of channels. One plane fills a row with 8 to 64 of its pixels, 64 channels with 2 pixels.
 #pragma once
 
 #include <algorithm>

@@ -130,30 +130,30 @@ def _groups_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
         return wide, True
     if numbers >= _LARGE_INPUT and layer.outputs <= LANES:
         return True, True
-    turned, inputs, taps = _turned_groups_pay(layer, wide), layer.channels // layer.groups, layer.columns
+    turned, inputs, columns = _turned_groups_pay(layer, wide), layer.channels // layer.groups, layer.columns
     if not wide:
         if inputs <= 7:
             few = layer.multiplications <= 3_200_000
         else:
-            few_taps = taps <= 228 and min(layer.stride) > 1 and not turned
-            few = few_taps or _patches(layer) <= 88_000
+            few_columns = columns <= 228 and min(layer.stride) > 1 and not turned
+            few = few_columns or _patches(layer) <= 88_000
     elif turned:
-        few = layer.multiplications <= 1_140_000 and taps <= 155
+        few = layer.multiplications <= 1_140_000 and columns <= 155
     else:
         full = layer.weight[1] % LANES == 0 and inputs % 8 == 0  # blocks of oneDNN's
-        few = not full and layer.sides[1] > 13 and taps <= 700 and numbers <= 180_000
+        few = not full and layer.sides[1] > 13 and columns <= 700 and numbers <= 180_000
     return few, few
 
 
 def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     """Input and weight, of planes. Together torch turns the output's gradient once for both."""
-    taps, few_images = layer.columns, layer.input[0] <= _FEW_IMAGES
+    columns, few_images = layer.columns, layer.input[0] <= _FEW_IMAGES
     if layer.kernel[1] > _LONG_ROW:
         if min(layer.stride) >= LARGE_STRIDE and layer.channels > LANES and few_images:
             return True, True  # patches are runs of rows
         if wide:
             return layer.positions <= 550 and layer.sides[1] <= 150, True
-        return taps <= 3600 and layer.positions <= 9 * layer.channels, True
+        return columns <= 3600 and layer.positions <= 9 * layer.channels, True
     large = layer.result_bytes >= LARGE_RESULT  # on fresh pages, as is a large input that torch turns
     if layer.input.numel() >= _LARGE_INPUT or (large and layer.apart and layer.channels > 40):
         return True, True
@@ -169,7 +169,7 @@ def _planes_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     if large:
         return False, layer.channels * layer.taps >= 48  # products an output
     # of the weight's gradient alone: few positions, or vectors of outputs that are not full
-    few = taps > LANES and layer.taps <= 6 and layer.positions <= 4 * layer.channels
+    few = columns > LANES and layer.taps <= 6 and layer.positions <= 4 * layer.channels
     empty = LANES // 4 <= layer.outputs < LANES and min(layer.stride) > 1
     return False, few_images and (empty or (few and layer.multiplications <= 20_000_000))
 
@@ -191,25 +191,25 @@ def _narrow_planes_pay(layer: Layer) -> tuple[bool, bool]:
 
 def _few_products_pay(layer: Layer) -> bool:
     """Of planes, with vectors of 16, for which oneDNN prepares more than it multiplies."""
-    taps, width = layer.columns, layer.sides[1]
-    few = layer.multiplications <= 3_500_000 and layer.positions <= 610 and (width > 25 or taps <= 136)
-    return taps > LANES and not _is_thin(layer) and (few or (layer.multiplications <= 1_600_000 and width > 25))
+    columns, width = layer.columns, layer.sides[1]
+    few = layer.multiplications <= 3_500_000 and layer.positions <= 610 and (width > 25 or columns <= 136)
+    return columns > LANES and not _is_thin(layer) and (few or (layer.multiplications <= 1_600_000 and width > 25))
 
 
 def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
     """Input and weight, in channels_last."""
-    taps, large = layer.columns, layer.result_bytes >= LARGE_RESULT
+    columns, large = layer.columns, layer.result_bytes >= LARGE_RESULT
     few = layer.multiplications <= (5_300_000 if wide else 2_400_000) and layer.positions <= _FEW_POSITIONS
     if layer.kernel[1] > _LONG_ROW:
         runs = large and min(layer.stride) >= LARGE_STRIDE and layer.input[0] <= _FEW_IMAGES
         return few or runs, True
     if not wide:
         return _narrow_last_pay(layer)
-    if few and taps > LANES // 2 and not _is_thin(layer):
+    if few and columns > LANES // 2 and not _is_thin(layer):
         return True, True
     if layer.windows and large:
         return False, True
-    if layer.positions <= 540 and layer.channels > LANES and taps <= 2900 and layer.weights <= 250_000:
+    if layer.positions <= 540 and layer.channels > LANES and columns <= 2900 and layer.weights <= 250_000:
         return True, True
     many = layer.multiplications > 67_000_000 and layer.weights < 1 << 20
     return False, layer.positions <= 330 and not many and min(layer.stride) > 1
@@ -218,15 +218,15 @@ def _last_pay(layer: Layer, wide: bool) -> tuple[bool, bool]:
 def _narrow_last_pay(layer: Layer) -> tuple[bool, bool]:
     """In channels_last, with vectors of 8, for which oneDNN's gradient of the weight is slow unless there are images
     enough to share among threads."""
-    taps, few_images = layer.columns, layer.input[0] <= 2
+    columns, few_images = layer.columns, layer.input[0] <= 2
     cached = _patches(layer) <= _CACHED_PATCHES
     if layer.positions <= 870:
-        both = cached or taps <= 70 * layer.channels  # patches are not much more than the input
+        both = cached or columns <= 70 * layer.channels  # patches are not much more than the input
         return both, both
     small_kernel = 1 < max(layer.kernel) <= 3 and layer.outputs > 4
     if cached and small_kernel and layer.input.numel() <= 1 << 17:
         return True, True
-    if layer.channels > 128 and layer.outputs >= 64 and not few_images and taps > LANES * LANES:
+    if layer.channels > 128 and layer.outputs >= 64 and not few_images and columns > LANES * LANES:
         return False, True
     spills = layer.result_bytes >= SMALL_RESULT  # over the cache of the processor
     if small_kernel and layer.channels > 40:
@@ -240,5 +240,5 @@ def _is_thin(layer: Layer) -> bool:
 
 
 def _patches(layer: Layer) -> int:
-    """Numbers of that matrix, of a group."""
+    """Numbers that the columns hold for all positions, of a group."""
     return layer.positions * layer.columns
