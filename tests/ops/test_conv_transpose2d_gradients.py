@@ -170,3 +170,20 @@ def test_derivatives_of_layers_that_torch_computes(
     with forward_ad.dual_level():
         dual = layer(forward_ad.make_dual(x, torch.ones_like(x)), weight, bias)
         assert forward_ad.unpack_dual(dual).tangent is not None
+
+
+def test_a_layer_that_torch_trains(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+    """Forward by a kernel of ours where no gradient is wanted, or an activation is fused with it."""
+    module = sys.modules["fastvision.ops.upsample.conv_transpose2d"]
+    planned = Plan("fastvision", (2, 2, 1, 1, 0, 0, 1, 1, 1), False, False, torch_trains=True)
+    monkeypatch.setattr(module, "remembered_plan", lambda *_: planned)
+    x, weight, bias = tensors(device, torch.contiguous_format, 3, 2, (4, 4))
+    output = ops.conv_transpose2d(x, weight, bias, 2, 1)
+    assert type(output.grad_fn).__name__ == "ConvolutionBackward0"
+    rectified = ops.conv_transpose2d(x, weight, bias, 2, 1, activation="relu")
+    assert type(rectified.grad_fn).__name__ == "Eager_conv_transpose2dBackward"
+    torch.testing.assert_close(rectified, output.relu())
+    with torch.no_grad():
+        torch.testing.assert_close(ops.conv_transpose2d(x, weight, bias, 2, 1), output)
+    with pytest.raises(ValueError, match="bias"):
+        ops.conv_transpose2d(x, weight, bias[:1], 2, 1)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from transposed_layers import a_layer
 
-from fastvision.ops.upsample.kernel_choice import choose_gradients, cpu, plan
+from fastvision.ops.upsample import kernel_choice
+from fastvision.ops.upsample.kernel_choice import GradientPlan, choose_gradients, cpu, plan
+from fastvision.ops.upsample.kernel_choice.light import is_worth_a_function
 
 _BOTH, _NEITHER, _WEIGHT, _TURNED = (True, True, False), (False,) * 3, (False, True, False), (False, False, True)
 
@@ -102,3 +104,34 @@ def test_a_layer_of_torchs_may_have_gradients_of_ours(monkeypatch: pytest.Monkey
     assert plan(torch.empty(1, 128, 196, 196), weights, *sizes).own_gradients
     assert not plan(torch.empty(1, 128, 9, 9), weights, *sizes).own_gradients  # too small for a Function in Python
     assert not plan(torch.empty(1, 48, 56, 56), torch.empty(48, 256, 3, 3), 1, 1, 0, 1, 1).own_gradients
+
+
+@pytest.mark.parametrize(
+    ("sizes", "planes", "last"),
+    [
+        ((64, 64, 4, 2, 20, 64), False, False),  # depthwise
+        ((64, 64, 4, 2, 10, 64), True, False),
+        ((8, 8, 9, 8, 16, 8), True, True),  # large images of few channels
+        ((24, 21, 3, 1, 20), False, False),
+        ((24, 2, 4, 1, 20), True, True),  # vectors with most lanes empty
+        ((48, 21, 3, 2, 40), True, False),
+        ((48, 3, 4, 2, 40), True, True),
+        ((32, 16, 3, 2, 20, 4), False, False),  # groups
+        ((32, 16, 5, 2, 20, 4), False, True),
+    ],
+)
+def test_what_a_function_in_python_is_worth(sizes: tuple[int, ...], planes: bool, last: bool) -> None:
+    assert is_worth_a_function(a_layer(*sizes)) is planes
+    assert is_worth_a_function(a_layer(*sizes, channels_last=True)) is last
+
+
+def test_a_layer_of_ours_may_be_torchs_where_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = GradientPlan(False, False)
+    monkeypatch.setattr(cpu, "pays", lambda layer: True)
+    monkeypatch.setattr(kernel_choice, "choose_gradients", lambda layer: gradients)
+    image, weights, sizes = torch.empty(1, 64, 20, 25), torch.empty(64, 1, 4, 4), (2, 1, 0, 64, 1)
+    assert plan(image, weights, *sizes)[::4] == ("fastvision", True)
+    assert not plan(torch.empty(16, 64, 90, 90), weights, *sizes).torch_trains  # the Function is a small part
+    assert not plan(image.double(), weights.double(), *sizes).torch_trains  # for which torch is slow
+    gradients = GradientPlan(True, False)
+    assert not plan(image, weights, *sizes).torch_trains

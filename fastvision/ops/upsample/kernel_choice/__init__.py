@@ -12,7 +12,8 @@ from fastvision._eager import are_transforms_active
 from fastvision.ops._memoized import memoized
 from fastvision.ops.upsample.kernel_choice import cpu, cuda
 from fastvision.ops.upsample.kernel_choice.gradients import GradientPlan, choose_gradients
-from fastvision.ops.upsample.kernel_choice.layer import NATIVE_HALF, SMALL_RESULT, Layer, parts
+from fastvision.ops.upsample.kernel_choice.layer import NATIVE_HALF, Layer, parts
+from fastvision.ops.upsample.kernel_choice.light import is_light, is_worth_a_function
 from fastvision.reference.upsample.conv_transpose2d import Pair
 from fastvision.reference.upsample.pair import to_pair
 
@@ -33,7 +34,6 @@ __all__ = [
 
 Kernel = Literal["product", "torch", "fastvision"]
 _FEW_PRODUCTS = 10_000_000  # that a GPU does in less time than three calls take to launch
-_MANY_PRODUCTS = 20_000_000  # that a CPU takes longer for than a Function in Python
 
 
 def choose_kernel(layer: Layer) -> Kernel:
@@ -59,12 +59,15 @@ class Plan(NamedTuple):
     always_torch: whatever autocast makes of the dtype; float64, which it leaves alone, is not asked.
     own_gradients: of a layer that is torch's, kernels of ours compute some gradient, or turn what torch computes it of,
         and pay for a Function in Python.
+    torch_trains: a layer that is ours is torch's where a gradient is wanted: torch computes that, and the forward would
+        not pay for a Function in Python.
     """
 
     kernel: Kernel
     geometry: tuple[int, ...]
     always_torch: bool
     own_gradients: bool
+    torch_trains: bool = False
 
 
 def plan(
@@ -86,21 +89,21 @@ def plan(
     kernel = choose_kernel(layer)
     cast = (choose_kernel(layer._replace(dtype=dtype)) for dtype in (torch.float16, torch.bfloat16))
     always = kernel == "torch" and layer.dtype != torch.float64 and all(other == "torch" for other in cast)
-    light = _is_light(layer)
+    light = is_light(layer)
     if light and kernel == "fastvision" and layer.dtype.itemsize > 2 and _is_inside_transforms():
         kernel = "torch"
     own_gradients = kernel == "torch" and not light and any(choose_gradients(layer))
-    return Plan(kernel, geometry, always, own_gradients)
+    return Plan(kernel, geometry, always, own_gradients, _torch_trains(layer, kernel, light))
+
+
+def _torch_trains(layer: Layer, kernel: Kernel, light: bool) -> bool:
+    ours = kernel == "fastvision" and layer.dtype == torch.float32 and not layer.cuda
+    return ours and light and not is_worth_a_function(layer) and not any(choose_gradients(layer))
 
 
 def _is_inside_transforms() -> bool:
     """Of torch.func, which see into an op of ours through a Function in Python alone; nothing is remembered there."""
     return not is_compiling() and are_transforms_active()
-
-
-def _is_light(layer: Layer) -> bool:
-    """Whether a Function in Python takes longer."""
-    return layer.multiplications < _MANY_PRODUCTS and layer.result_bytes < SMALL_RESULT
 
 
 def _is_channels_last(size: torch.Size, strides: tuple[int, ...]) -> bool:
@@ -119,7 +122,7 @@ def gradient_plan(grad: Tensor, input: Tensor, weight: Tensor, geometry: tuple[i
     last = _is_channels_last(grad.shape, grad.stride())
     where = (stride, padding, output_padding, groups, dilation)
     layer = Layer(input.shape, weight.shape, *where, input.dtype, last, input.is_cuda)
-    if _is_light(layer) and _is_inside_transforms():
+    if is_light(layer) and _is_inside_transforms():
         return GradientPlan(False, False)
     return choose_gradients(layer)
 
