@@ -119,18 +119,29 @@ _DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
 
 @pytest.mark.parametrize(
-    ("layer", "kernel"),
+    ("layer", "rest", "kernel"),
     [
-        ((64, 16, 4, 2, 32, 4), "fastvision"),  # 4 outputs a group
-        ((64, 64, 4, 2, 32, 4), "torch"),  # 16, which fill oneDNN's vectors
-        ((64, 8, 3, 2, 128, 4), "torch"),  # 18 taps of all outputs of a group
-        ((64, 8, 3, 2, 24, 4), "fastvision"),  # the same of a small map
-        ((64, 8, 3, 3, 128, 4), "fastvision"),  # and of a larger stride
-        ((64, 64, 4, 2, 32, 16), "fastvision"),
+        ((64, 16, 4, 2, 32, 4), _LAST, "fastvision"),  # 4 outputs a group
+        ((64, 64, 4, 2, 32, 4), _LAST, "torch"),  # 16, which fill oneDNN's vectors
+        ((64, 8, 3, 2, 128, 4), _LAST, "torch"),  # 18 taps of all outputs of a group
+        ((64, 8, 3, 2, 24, 4), _LAST, "fastvision"),  # the same of a small map
+        ((64, 8, 3, 3, 128, 4), _LAST, "fastvision"),  # and of a larger stride
+        ((64, 64, 4, 2, 32, 16), _LAST, "fastvision"),
+        ((128, 128, 3, 1, 24, 4), {}, "torch"),  # groups of planes: full blocks of channels
+        ((128, 16, 3, 1, 8, 4), {}, "torch"),  # 4 outputs each, for too many products
+        ((32, 16, 3, 1, 8, 4), {}, "fastvision"),
+        ((24, 192, 3, 1, 40, 4), {}, "fastvision"),  # 6 channels each
+        ((256, 128, 2, 2, 40, 4), {}, "fastvision"),  # kernels that do not overlap
+        ((8, 5, 3, 2, 64), _BATCH, "fastvision"),  # few outputs
+        ((8, 21, 5, 2, 64), _BATCH, "torch"),
+        ((8, 2, 7, 2, 60), {}, "fastvision"),
+        ((8, 12, 7, 2, 60), {}, "torch"),
+        ((3, 64, 3, 2, 40), _LAST, "fastvision"),  # too small for oneDNN
+        ((3, 64, 3, 2, 90), _LAST, "torch"),
     ],
 )
-def test_groups_with_narrow_vectors(layer: tuple[int, ...], kernel: str) -> None:
-    assert with_processor("AVX2", *layer, channels_last=True) == kernel
+def test_with_narrow_vectors(layer: tuple[int, ...], rest: dict[str, Any], kernel: str) -> None:
+    assert with_processor("AVX2", *layer, **rest) == kernel
 
 
 @pytest.mark.parametrize("layer", [(64, 32, 3, 2, 128), (24, 24, 4, 2, 32), (16, 8, 4, 2, 10, 2)])

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.sweep`` shows what each choice costs; the reasons beside the lines are what it showed, and layers
 drawn at random, each in both memory formats: in float32 2500 on AVX-512 and 1400 on AVX2, in float64 340 and 170. What
-is said of AVX2 alone in depthwise layers, in those without strides and of groups in channels_last was read from 1080
-more, on a processor without AVX-512.
+is said of AVX2 alone in depthwise layers, in those without strides, of groups, of few outputs and of what is too small
+for oneDNN was read from 1600 more, on a processor without AVX-512.
 """
 
 from __future__ import annotations
@@ -48,10 +48,14 @@ def pays(layer: Layer, capability: str | None = None) -> bool:
         return True  # on fresh pages; or sums along rows of the kernel
     if layer.channels < LANES and layer.taps > 2 * LANES:  # products of few channels, added up at many places
         return not layer.channels_last and layer.weights <= 12_000
-    if lanes < LANES and not _pays_with_narrow_vectors(layer):
-        return False
-    if layer.outputs < lanes - 2:  # oneDNN's vectors have empty lanes; but of few channels it gives a thread an image
-        return not (layer.channels_last and layer.channels < LANES < layer.input[3] and layer.input[0] > 1)
+    if lanes < LANES:
+        if layer.channels_last and layer.too_small_for_onednn:
+            return True
+        if not _pays_with_narrow_vectors(layer):
+            return False
+    if layer.outputs < lanes - 2:  # oneDNN's vectors have empty lanes; wide ones of few channels it gives an image each
+        few = layer.channels_last and layer.channels < LANES < layer.input[3] and layer.input[0] > 1
+        return lanes < LANES or not few
     return _last_pay(layer, lanes) if layer.channels_last else _turned_pay(layer, lanes)
 
 
@@ -83,7 +87,7 @@ def _pays_with_any(layer: Layer) -> bool:
 def _pays_with_narrow_vectors(layer: Layer) -> bool:
     """A dense layer on AVX2, of what pays on AVX-512."""
     if not layer.channels_last:
-        few_channels = layer.channels < LANES and layer.taps > 10
+        few_channels = layer.channels < LANES and layer.taps > 10 and layer.outputs > 5
         few_positions = 5 * layer.positions < 3 * layer.channels and (layer.outputs > 6 or max(layer.kernel) <= 3)
         return not (few_channels or few_positions)
     light = layer.multiplications <= 2_000_000 and layer.weights <= 4000
@@ -137,6 +141,8 @@ def _groups_pay(layer: Layer, lanes: int) -> bool:
     """lanes: numbers of a vector of outputs."""
     if max(layer.kernel) == 1 or _turns_large_images(layer):
         return False
+    if lanes < LANES and not layer.channels_last and _small_groups_pay(layer):
+        return True
     many_taps = layer.taps > 2 * LANES and layer.channels > 2 * layer.groups
     if many_taps and (layer.channels_last or layer.positions < 2000):
         return False
@@ -154,6 +160,13 @@ def _groups_pay(layer: Layer, lanes: int) -> bool:
         return many or layer.channels > 24 * layer.groups
     few = layer.result_bytes < 2 * TINY_RESULT and layer.positions > 64 * layer.channels
     return few and max(layer.kernel) > 2
+
+
+def _small_groups_pay(layer: Layer) -> bool:
+    """Of planes on AVX2: oneDNN turns them into blocks of a group's channels, which are not full, or adds up little."""
+    inputs, outputs = layer.channels // layer.groups, layer.weight[1]
+    small = inputs <= 7 or outputs <= 6 or layer.taps < 1.7
+    return small and inputs * layer.taps <= 100 and layer.result_bytes < LARGE_RESULT
 
 
 def _planes_pay(layer: Layer) -> bool:

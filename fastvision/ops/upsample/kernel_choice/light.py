@@ -1,7 +1,7 @@
 """Layers that take a CPU hardly longer than a Function in Python: 50 to 200 us, forward and backward together.
 
-One stands between torch's autograd and a kernel of ours, which has to save more than that. Read from 760 layers drawn at
-random whose gradients are torch's, in float32, on a processor with AVX2; half of the depthwise ones in channels_last
+One stands between torch's autograd and a kernel of ours, which has to save more than that. Read from 760 layers drawn
+at random whose gradients are torch's, in float32, on a processor with AVX2; half of the depthwise ones in channels_last
 had come to less than 0.95x.
 """
 
