@@ -127,6 +127,7 @@ _DOUBLE: dict[str, Any] = {"dtype": torch.float64}
         ((64, 8, 3, 2, 24, 4), _LAST, "fastvision"),  # the same of a small map
         ((64, 8, 3, 3, 128, 4), _LAST, "fastvision"),  # and of a larger stride
         ((64, 64, 4, 2, 32, 16), _LAST, "fastvision"),
+        ((32, 8, 3, 3, 24, 4), _LAST, "torch"),  # little to add up
         ((128, 128, 3, 1, 24, 4), {}, "torch"),  # groups of planes: full blocks of channels
         ((128, 16, 3, 1, 8, 4), {}, "torch"),  # 4 outputs each, for too many products
         ((32, 16, 3, 1, 8, 4), {}, "fastvision"),

@@ -153,6 +153,8 @@ def _groups_pay(layer: Layer, lanes: int) -> bool:
         small = min(layer.stride) > 1 or (layer.input[2] >= LANES and layer.channels <= 8 * layer.groups)
         return layer.weights <= 100_000 and small and not full
     if lanes < LANES:  # the lanes of oneDNN's vectors are the outputs of one group
+        if layer.apart and max(layer.kernel) <= 3 and layer.channels <= 8 * layer.groups:
+            return False  # little is added up
         worthwhile = min(layer.stride) > 2 or layer.columns > 43 or layer.result_bytes < TINY_RESULT
         return layer.outputs <= 6 * layer.groups and worthwhile
     if layer.outputs <= 9 * layer.groups:  # many lanes of oneDNN's vectors are empty
