@@ -77,7 +77,8 @@ def conv_transpose2d(
         # caches, and on a GPU a small layer takes less than 15 us
         planned = remembered_plan(input, weight, stride, padding, output_padding, groups, dilation)
         if planned.always_torch or not is_any_autocast_enabled():
-            if activation is None and _is_plainly_torchs(planned, input, weight, bias):
+            by_torch = planned.kernel == "torch" or (planned.torch_trains and _trains(input, weight, bias))
+            if by_torch and activation is None and not (planned.own_gradients and _wants_own(input, weight, bias)):
                 try:
                     return torch.conv_transpose2d(
                         input, weight, bias, stride, padding, output_padding, groups, dilation
@@ -115,12 +116,12 @@ def _conv_transpose2d(
     if planned is None or input.dtype != dtype:
         planned = (plan if is_compiling() else remembered_plan)(input, weight, *geometry)
     kernel: Kernel = planned.kernel
-    if activation is None and _is_plainly_torchs(planned, input, weight, bias):
+    if planned.torch_trains and activation is None and not is_compiling() and _trains(input, weight, bias):
         kernel = "torch"
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
     if kernel == "torch":
-        if _wants_own(planned, input, weight, bias):
+        if planned.own_gradients and _wants_own(input, weight, bias):
             stride, padding, output_padding, dilation, groups = parts(planned.geometry)
             output = _torch_with_own_gradients()(input, weight, bias, stride, padding, output_padding, groups, dilation)
         else:
@@ -138,19 +139,13 @@ def _conv_transpose2d(
     return call("conv_transpose2d", input, weight, bias, planned.geometry, slope)
 
 
-def _is_plainly_torchs(planned: Plan, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether torch computes a layer without an activation, and the gradients if any are wanted."""
-    if planned.kernel == "torch":
-        return not _wants_own(planned, input, weight, bias)
-    return planned.torch_trains and _trains(input, weight, bias)
-
-
-def _wants_own(planned: Plan, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Gradients of a layer that is torch's."""
-    return planned.own_gradients and _trains(input, weight, bias)
-
-
 def _trains(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    wanted = weight.requires_grad or input.requires_grad or (bias is not None and bias.requires_grad)
+    return wanted and torch.is_grad_enabled()
+
+
+def _wants_own(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Gradients of a layer that is torch's."""
     return _eager.is_plain() and _eager.wants_gradient((input, weight, bias))
 
 
