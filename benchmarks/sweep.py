@@ -79,7 +79,9 @@ def measure(shape: Shape, layout: str, budget_s: float, device: str, gradients: 
         graphs = compare(recorded, budget_s=budget_s, min_rounds=7, device=device)
         graphed_ratio = graphs["torch"].ratio_to(graphs["ours"])
     chosen = plan(features, weight, *shape.arguments, 1)
-    kernel = "fastvision" if gradients and chosen.own_gradients else chosen.kernel
+    kernel = chosen.kernel
+    if gradients:
+        kernel = "fastvision" if chosen.own_gradients else "torch" if chosen.torch_trains else kernel
     medians = times["ours"].median, times["torch"].median
     return Point(shape.name, layout, kernel, *medians, ratio, high - low, difference, graphed_ratio)
 

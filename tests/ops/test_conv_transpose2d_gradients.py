@@ -178,12 +178,19 @@ def test_a_layer_that_torch_trains(monkeypatch: pytest.MonkeyPatch, device: torc
     planned = Plan("fastvision", (2, 2, 1, 1, 0, 0, 1, 1, 1), False, False, torch_trains=True)
     monkeypatch.setattr(module, "remembered_plan", lambda *_: planned)
     x, weight, bias = tensors(device, torch.contiguous_format, 3, 2, (4, 4))
-    output = ops.conv_transpose2d(x, weight, bias, 2, 1)
+    output, first = ops.conv_transpose2d(x, weight, bias, 2, 1), ops.conv_transpose2d(x[0], weight, bias, 2, 1)
     assert type(output.grad_fn).__name__ == "ConvolutionBackward0"
+    assert type(first.grad_fn.next_functions[0][0]).__name__ == "ConvolutionBackward0"
+    torch.testing.assert_close(first, output[0])
+    with pytest.raises(ValueError, match="bias"):
+        ops.conv_transpose2d(x, weight, bias[:1], 2, 1)
+
+    def torchs(*_: Any) -> Tensor:
+        raise AssertionError("torch's convolution was called")
+
+    monkeypatch.setattr(torch, "conv_transpose2d", torchs)
     rectified = ops.conv_transpose2d(x, weight, bias, 2, 1, activation="relu")
     assert type(rectified.grad_fn).__name__ == "Eager_conv_transpose2dBackward"
     torch.testing.assert_close(rectified, output.relu())
     with torch.no_grad():
         torch.testing.assert_close(ops.conv_transpose2d(x, weight, bias, 2, 1), output)
-    with pytest.raises(ValueError, match="bias"):
-        ops.conv_transpose2d(x, weight, bias[:1], 2, 1)

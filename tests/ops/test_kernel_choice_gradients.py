@@ -112,9 +112,12 @@ def test_a_layer_of_torchs_may_have_gradients_of_ours(monkeypatch: pytest.Monkey
         ((64, 64, 4, 2, 20, 64), False, False),  # depthwise
         ((64, 64, 4, 2, 10, 64), True, False),
         ((8, 8, 9, 8, 16, 8), True, True),  # large images of few channels
+        ((8, 8, 4, 2, 20, 8), True, False),  # and a small one
         ((24, 21, 3, 1, 20), False, False),
         ((24, 2, 4, 1, 20), True, True),  # vectors with most lanes empty
         ((48, 21, 3, 2, 40), True, False),
+        ((48, 21, 6, 2, 20), False, False),  # many taps
+        ((21, 21, 4, 2, 40), True, True),  # may be zero off the diagonal
         ((48, 3, 4, 2, 40), True, True),
         ((32, 16, 3, 2, 20, 4), False, False),  # groups
         ((32, 16, 5, 2, 20, 4), False, True),
@@ -126,12 +129,15 @@ def test_what_a_function_in_python_is_worth(sizes: tuple[int, ...], planes: bool
 
 
 def test_a_layer_of_ours_may_be_torchs_where_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    gradients = GradientPlan(False, False)
     monkeypatch.setattr(cpu, "pays", lambda layer: True)
-    monkeypatch.setattr(kernel_choice, "choose_gradients", lambda layer: gradients)
+    monkeypatch.setattr(kernel_choice, "choose_gradients", lambda layer: GradientPlan(False, False))
     image, weights, sizes = torch.empty(1, 64, 20, 25), torch.empty(64, 1, 4, 4), (2, 1, 0, 64, 1)
-    assert plan(image, weights, *sizes)[::4] == ("fastvision", True)
+    planned = plan(image, weights, *sizes)
+    assert planned.kernel == "fastvision" and planned.torch_trains
     assert not plan(torch.empty(16, 64, 90, 90), weights, *sizes).torch_trains  # the Function is a small part
     assert not plan(image.double(), weights.double(), *sizes).torch_trains  # for which torch is slow
-    gradients = GradientPlan(True, False)
+    with monkeypatch.context() as compiled:
+        compiled.setattr(kernel_choice, "is_compiling", lambda: True)
+        assert not plan(image, weights, *sizes).torch_trains  # nor is there a Function
+    monkeypatch.setattr(kernel_choice, "choose_gradients", lambda layer: GradientPlan(True, False))
     assert not plan(image, weights, *sizes).torch_trains

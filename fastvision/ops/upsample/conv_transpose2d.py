@@ -37,11 +37,12 @@ def conv_transpose2d(
     """Every input pixel adds the kernel, weighted with itself, to the output, ``stride`` pixels after its neighbour.
 
     ``choose_kernel`` decides by the shape whether torch's convolution or one of ours runs, and on the CPU
-    ``choose_gradients`` the same of each gradient. There a dense layer whose kernels are zero off the diagonal (FCN's
-    bilinear upsampling, as initialised) is found to be one and costs what a depthwise layer does; an infinite or NaN
-    input, or gradient, then stays in its own channel, where the zeros of the others would make it NaN in all. Outside
-    a map some of our kernels read zeros, which an infinite weight makes NaN, or in the weight's gradient an infinite
-    input.
+    ``choose_gradients`` the same of each gradient. Where torch computes both, it may compute a small layer altogether
+    when a gradient is wanted and no activation is fused with it. On the CPU a dense layer whose kernels are zero off
+    the diagonal (FCN's bilinear upsampling, as initialised) is found to be one and costs what a depthwise layer does;
+    an infinite or NaN input, or gradient, then stays in its own channel, where the zeros of the others would make it
+    NaN in all. Outside a map some of our kernels read zeros, which an infinite weight makes NaN, or in the weight's
+    gradient an infinite input.
 
     Args:
         input: ``[N, C, H, W]``, or ``[C, H, W]`` without a batch, any strides; channels_last stays so.
@@ -116,7 +117,7 @@ def _conv_transpose2d(
     if planned is None or input.dtype != dtype:
         planned = (plan if is_compiling() else remembered_plan)(input, weight, *geometry)
     kernel: Kernel = planned.kernel
-    if planned.torch_trains and activation is None and not is_compiling() and _trains(input, weight, bias):
+    if planned.torch_trains and activation is None and _trains(input, weight, bias):
         kernel = "torch"
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
@@ -140,12 +141,13 @@ def _conv_transpose2d(
 
 
 def _trains(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a gradient is wanted, asked as cheaply as can be: modes that look on may see torch's convolution."""
     wanted = weight.requires_grad or input.requires_grad or (bias is not None and bias.requires_grad)
     return wanted and torch.is_grad_enabled()
 
 
 def _wants_own(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Gradients of a layer that is torch's."""
+    """Whether gradients are wanted that kernels of ours can be asked for, by a Function around torch's convolution."""
     return _eager.is_plain() and _eager.wants_gradient((input, weight, bias))
 
 

@@ -59,8 +59,8 @@ class Plan(NamedTuple):
     always_torch: whatever autocast makes of the dtype; float64, which it leaves alone, is not asked.
     own_gradients: of a layer that is torch's, kernels of ours compute some gradient, or turn what torch computes it of,
         and pay for a Function in Python.
-    torch_trains: a layer that is ours is torch's where a gradient is wanted: torch computes that, and the forward would
-        not pay for a Function in Python.
+    torch_trains: a layer that is ours, of float32 on a CPU and without an activation, is torch's where a gradient is
+        wanted: torch computes that, and our forward would not pay for a Function in Python. Compiled code has none.
     """
 
     kernel: Kernel
@@ -98,7 +98,9 @@ def plan(
 
 def _torch_trains(layer: Layer, kernel: Kernel, light: bool) -> bool:
     ours = kernel == "fastvision" and layer.dtype == torch.float32 and not layer.cuda
-    return ours and light and not is_worth_a_function(layer) and not any(choose_gradients(layer))
+    if not (ours and light) or is_compiling():
+        return False
+    return not is_worth_a_function(layer) and not any(choose_gradients(layer))
 
 
 def _is_inside_transforms() -> bool:

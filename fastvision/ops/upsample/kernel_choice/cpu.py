@@ -50,12 +50,12 @@ def pays(layer: Layer, capability: str | None = None) -> bool:
         return not layer.channels_last and layer.weights <= 12_000
     if lanes < LANES:
         if layer.channels_last and layer.too_small_for_onednn:
-            return True
+            return True  # torch multiplies planes there, and adds them up one tap after the other
         if not _pays_with_narrow_vectors(layer):
             return False
-    if layer.outputs < lanes - 2:  # oneDNN's vectors have empty lanes; wide ones of few channels it gives an image each
-        few = layer.channels_last and layer.channels < LANES < layer.input[3] and layer.input[0] > 1
-        return lanes < LANES or not few
+    if layer.outputs < lanes - 2:  # oneDNN's vectors have empty lanes; but of few channels it gives a thread an image
+        images = layer.channels_last and layer.channels < LANES < layer.input[3] and layer.input[0] > 1
+        return lanes < LANES or not images  # which on AVX2 is not enough
     return _last_pay(layer, lanes) if layer.channels_last else _turned_pay(layer, lanes)
 
 
@@ -167,8 +167,8 @@ def _groups_pay(layer: Layer, lanes: int) -> bool:
 def _small_groups_pay(layer: Layer) -> bool:
     """Of planes on AVX2: oneDNN turns them into blocks of a group's channels, which are not full, or adds up little."""
     inputs, outputs = layer.channels // layer.groups, layer.weight[1]
-    small = inputs <= 7 or outputs <= 6 or layer.taps < 1.7
-    return small and inputs * layer.taps <= 100 and layer.result_bytes < LARGE_RESULT
+    small, products = inputs <= 7 or outputs <= 6 or layer.taps < 1.7, inputs * layer.taps  # an output
+    return small and products <= 100 and layer.result_bytes < LARGE_RESULT
 
 
 def _planes_pay(layer: Layer) -> bool:
