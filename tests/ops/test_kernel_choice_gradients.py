@@ -118,6 +118,8 @@ def test_a_layer_of_torchs_may_have_gradients_of_ours(monkeypatch: pytest.Monkey
         ((48, 21, 3, 2, 40), True, False),
         ((48, 21, 6, 2, 20), False, False),  # many taps
         ((21, 21, 4, 2, 40), True, True),  # may be zero off the diagonal
+        ((128, 16, 3, 2, 50), True, False),  # 46 million products
+        ((128, 16, 3, 2, 60), True, True),  # 66
         ((48, 3, 4, 2, 40), True, True),
         ((32, 16, 3, 2, 20, 4), False, False),  # groups
         ((32, 16, 5, 2, 20, 4), False, True),

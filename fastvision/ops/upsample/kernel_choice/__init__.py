@@ -93,12 +93,12 @@ def plan(
     if light and kernel == "fastvision" and layer.dtype.itemsize > 2 and _is_inside_transforms():
         kernel = "torch"
     own_gradients = kernel == "torch" and not light and any(choose_gradients(layer))
-    return Plan(kernel, geometry, always, own_gradients, _torch_trains(layer, kernel, light))
+    return Plan(kernel, geometry, always, own_gradients, _torch_trains(layer, kernel))
 
 
-def _torch_trains(layer: Layer, kernel: Kernel, light: bool) -> bool:
+def _torch_trains(layer: Layer, kernel: Kernel) -> bool:
     ours = kernel == "fastvision" and layer.dtype == torch.float32 and not layer.cuda
-    if not (ours and light) or is_compiling():
+    if not ours or is_compiling():
         return False
     return not is_worth_a_function(layer) and not any(choose_gradients(layer))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from fastvision.ops.upsample.kernel_choice.layer import SMALL_RESULT, Layer
 
 _MANY_PRODUCTS = 20_000_000
+_MORE_PRODUCTS = 60_000_000  # were not timed for this, and make a Function a small part
 _MANY_PLACES = 10_000  # of the output
 
 
@@ -19,7 +20,9 @@ def is_light(layer: Layer) -> bool:
 
 
 def is_worth_a_function(layer: Layer) -> bool:
-    """Whether a forward of ours saves more than that, of a light layer whose gradients torch computes."""
+    """Whether a forward of ours saves more than that, of a layer whose gradients torch computes."""
+    if layer.multiplications >= _MORE_PRODUCTS or layer.result_bytes >= SMALL_RESULT:
+        return True
     width, places = layer.input[3], layer.results // layer.outputs
     if layer.depthwise and layer.outputs == layer.channels:
         if layer.channels_last:  # torch hands out rows of all channels: these are many and short
