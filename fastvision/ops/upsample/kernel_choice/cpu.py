@@ -50,7 +50,7 @@ def pays(layer: Layer, capability: str | None = None) -> bool:
         return not layer.channels_last and layer.weights <= 12_000
     if lanes < LANES:
         if layer.channels_last and layer.too_small_for_onednn:
-            return True  # torch multiplies planes there, and adds them up one tap after the other
+            return True  # torch's own kernel writes patches, and adds them up afterwards
         if not _pays_with_narrow_vectors(layer):
             return False
     if layer.outputs < lanes - 2:  # oneDNN's vectors have empty lanes; but of few channels it gives a thread an image

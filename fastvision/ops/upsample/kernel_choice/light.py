@@ -25,9 +25,9 @@ def is_worth_a_function(layer: Layer) -> bool:
         return True
     width, places = layer.input[3], layer.results // layer.outputs
     if layer.depthwise and layer.outputs == layer.channels:
-        if layer.channels_last:  # torch hands out rows of all channels: these are many and short
+        if layer.channels_last:  # many short rows of few channels, over which torch takes longest
             return layer.channels * width <= 480 and places > _MANY_PLACES
-        return layer.channels <= 16 or width <= 10  # which leave the blocks it turns them into half empty
+        return layer.channels <= 16 or width <= 10  # which leave oneDNN's vectors or its tiles along a row empty
     if layer.dense and layer.outputs == layer.channels:
         return True  # it may be zero off the diagonal, which torch cannot know
     if max(layer.stride) == 1:  # what torch is best at, but for vectors of outputs with most lanes empty
