@@ -32,6 +32,10 @@ if _AVAILABLE:
     _is_function_mode_enabled: Any = torch._C._is_torch_function_mode_enabled
     _is_tracing: Any = torch._C._is_tracing
     _VMAP_MODE: Any = torch._C._parse_dispatch_key("VmapMode")
+else:
+
+    def _any_requires_grad(*args: Any) -> bool:
+        return any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
 
 
 def _never() -> bool:

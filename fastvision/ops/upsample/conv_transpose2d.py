@@ -78,7 +78,9 @@ def conv_transpose2d(
         # caches, and on a GPU a small layer takes less than 15 us
         planned = remembered_plan(input, weight, stride, padding, output_padding, groups, dilation)
         if planned.always_torch or not is_any_autocast_enabled():
-            by_torch = planned.kernel == "torch" or (planned.torch_trains and _trains(input, weight, bias))
+            by_torch = planned.kernel == "torch" or (
+                planned.torch_trains and _eager.wants_gradient((input, weight, bias))
+            )
             if by_torch and activation is None and not (planned.own_gradients and _wants_own(input, weight, bias)):
                 try:
                     return torch.conv_transpose2d(
@@ -117,7 +119,7 @@ def _conv_transpose2d(
     if planned is None or input.dtype != dtype:
         planned = (plan if is_compiling() else remembered_plan)(input, weight, *geometry)
     kernel: Kernel = planned.kernel
-    if planned.torch_trains and activation is None and _trains(input, weight, bias):
+    if planned.torch_trains and activation is None and _eager.wants_gradient((input, weight, bias)):
         kernel = "torch"
     if not _fits(input, weight, bias, groups):
         kernel = "fastvision"  # which says so
@@ -138,12 +140,6 @@ def _conv_transpose2d(
         output = call("conv_transpose2d", input, weight, bias, planned.geometry, 1.0)
         return _activate(output, activation, slope)
     return call("conv_transpose2d", input, weight, bias, planned.geometry, slope)
-
-
-def _trains(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether a gradient is wanted, asked as cheaply as can be: modes that look on may see torch's convolution."""
-    wanted = weight.requires_grad or input.requires_grad or (bias is not None and bias.requires_grad)
-    return wanted and torch.is_grad_enabled()
 
 
 def _wants_own(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
