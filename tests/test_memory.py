@@ -87,6 +87,16 @@ def test_outputs_of_some_megabytes_too(height: int) -> None:
     assert not mapped(address, 1 << 20)
 
 
+def test_outputs_of_every_op() -> None:
+    boxes = torch.rand(1000, 4).cumsum(1)
+    fastvision.empty_cache()
+    address = ops.box_iou(boxes, boxes).data_ptr()  # 4 MB
+    assert ops.box_iou(boxes, boxes).data_ptr() == address
+    assert mapped(address, 1 << 20)
+    fastvision.empty_cache()
+    assert not mapped(address, 1 << 20)
+
+
 def test_kept_outputs_take_little_more_than_they_have() -> None:
     x = torch.rand(1, 64, 82, 101)  # 2.1 MB: a little more than a huge page
     ops.instance_norm(x)
@@ -157,10 +167,28 @@ def test_of_equal_blocks_the_last_is_taken() -> None:
 
 def test_scratch_memory_is_kept_and_given_back() -> None:
     features = torch.rand(1, 512, 64, 64)
-    ops.gram_matrix(features)  # sums of eight chunks, of half a matrix of 1 MB each
+    output = ops.gram_matrix(features)  # sums of eight chunks, of half a matrix of 1 MB each
     kept = memory("size")
     fastvision.empty_cache()
     assert kept - memory("size") >= 2 << 20
+    assert output.numel()
+
+
+def test_little_scratch_memory_is_kept_by_its_thread() -> None:
+    resource = pytest.importorskip("resource")  # where it is missing nothing is kept
+    features = torch.rand(1, 64, 256, 256)
+    faults = []
+
+    def work() -> None:
+        for _ in range(4):
+            ops.gram_matrix(features)  # 256 KB a thread, and 320 KB of sums
+            faults.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    pages = (512 << 10) // resource.getpagesize()
+    assert faults[0] > pages > faults[3] - faults[1]
 
 
 def test_an_output_outlives_the_others() -> None:

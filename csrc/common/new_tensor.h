@@ -11,22 +11,43 @@
 #include <initializer_list>
 #include <optional>
 
+#include "common/free_blocks.h"
+
 namespace fastvision {
 
 using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Uninitialised, of the dtype of `like`, if no other is given, and on its device.
+inline Tensor tensor_in(const Block& block, IntHeaderOnlyArrayRef sizes, IntHeaderOnlyArrayRef strides,
+                        const torch::stable::Device& device, ScalarType dtype) {
+  return torch::stable::from_blob(block.data, sizes, strides, device, dtype, [block](void*) { give_back(block); });
+}
+
+// Uninitialised, without gaps, of the dtype of `like`, if no other is given, and on its device. On the CPU a large one
+// lies where an earlier one was.
 inline Tensor empty_strided(const Tensor& like, int64_t dims, const int64_t* sizes, const int64_t* strides,
                             std::optional<ScalarType> type = std::nullopt) {
   int32_t device = 0, index = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  const ScalarType dtype = type.value_or(like.scalar_type());
+  double bytes = 0;  // of a CPU tensor; too many do not overflow
+  if (device == aoti_torch_device_type_cpu()) {
+    bytes = double(aoti_torch_dtype_element_size(static_cast<int32_t>(dtype)));
+    for (int64_t d = 0; d < dims; ++d) bytes *= double(sizes[d]);
+  }
+  if (bytes >= double(kLarge) && bytes <= double(kMostKept)) {
+    if (const Block block = used_or_fresh_block(size_t(bytes)); block.data) {
+      return tensor_in(block, {sizes, size_t(dims)}, {strides, size_t(dims)}, like.device(), dtype);
+    }
+  }
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dims, sizes, strides, static_cast<int32_t>(type.value_or(like.scalar_type())), device, index, &handle));
-  return Tensor(handle);
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dims, sizes, strides, static_cast<int32_t>(dtype), device, index, &handle));
+  Tensor fresh(handle);
+  if (bytes > double(kMostKept)) advise_huge_pages(fresh.mutable_data_ptr(), size_t(bytes));
+  return fresh;
 }
 
 // The same, contiguous.

@@ -7,7 +7,6 @@
 #include "common/host_device.h"
 #include "common/layout.h"
 #include "common/parallel.h"
-#include "common/recycled.h"
 #include "common/simd.h"
 #include "common/transpose.h"
 
@@ -35,7 +34,6 @@ void turn(const S* from, int64_t count, int64_t rows, int64_t columns, S* to) {
 inline Tensor turned(const Tensor& t) {
   const bool last = is_channels_last(t);
   Tensor result = empty_map(t, t.size(0), t.size(1), t.size(2), t.size(3), !last);
-  reuse_memory(result);
   const int64_t channels = t.size(1), pixels = t.size(2) * t.size(3);
   const void* from = t.const_data_ptr();
   void* to = result.mutable_data_ptr();

@@ -10,7 +10,6 @@
 
 #include "common/new_tensor.h"
 #include "common/parallel.h"
-#include "common/recycled.h"
 
 namespace fastvision {
 

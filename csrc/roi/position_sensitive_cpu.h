@@ -14,7 +14,6 @@
 
 #include "common/dispatch.h"
 #include "common/parallel.h"
-#include "common/recycled.h"
 #include "roi/position_sensitive.h"
 #include "roi/roi_groups.h"
 
@@ -202,7 +201,6 @@ struct Cpu {
       if constexpr (!std::is_same_v<S, T>) {
         sums = empty_map(map, p.batch, p.outputs * p.bins(), p.height, p.width, channels_last, ScalarType::Float);
       }
-      reuse_memory(sums);
       add_gradients<T, S>(p, taps_of<Sampler>(p, rois, groups), groups, grad, sums, channels_last);
       if constexpr (std::is_same_v<S, T>) {
         map = sums;

@@ -5,7 +5,6 @@
 // is the transpose of that: one thread owns a block of channels of a map and adds its rois in order, so that sums never
 // depend on the number of threads.
 #include "roi/roi_align_cpu.h"
-#include "common/recycled.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -130,7 +129,6 @@ void unpool_blocks(const Rois<T>& rois, const Tensor& grad, Tensors& maps) {
 }  // namespace
 
 void Cpu::pool(const char* op, const Params& p, const Tensors& maps, const Tensor& plain, Tensor& output) {
-  reuse_memory(output);
   dispatch_floating(op, output.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
@@ -147,7 +145,6 @@ void Cpu::pool(const char* op, const Params& p, const Tensors& maps, const Tenso
 }
 
 void Cpu::unpool(const char* op, const Params& p, const Tensor& grad, const Tensor& plain, Tensors& maps) {
-  for (Tensor& map : maps) reuse_memory(map);
   dispatch_floating(op, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

@@ -6,7 +6,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/dispatch.h"
-#include "common/recycled.h"
 #include "roi/blocks.h"
 #include "roi/channel_block.h"
 #include "roi/interleaved.h"
@@ -174,7 +173,6 @@ Tensor forward(const Tensor& input, const Tensor& rois, double spatial_scale, in
   const Params p =
       forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned, clockwise);
   Tensor output = empty_map(input, rois.size(0), p.channels, pooled_height, pooled_width, is_channels_last(input));
-  reuse_memory(output);
   dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     pool_all<Accumulator<S>, S>(kOp, p, input, contiguous_as(rois, geometry_type(input.scalar_type())), output);
@@ -188,7 +186,6 @@ Tensor backward(const Tensor& grad, const Tensor& rois, double spatial_scale, in
   const Params p =
       backward_params(kOp, grad, rois, spatial_scale, batch, height, width, sampling_ratio, aligned, clockwise);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
-  reuse_memory(output);
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     unpool_all<Accumulator<S>, S>(kOp, p, grad, contiguous_as(rois, geometry_type(grad.scalar_type())), output);

@@ -6,7 +6,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/dispatch.h"
-#include "common/recycled.h"
 #include "roi/blocks.h"
 #include "roi/channel_block.h"
 #include "roi/roi_groups.h"
@@ -189,7 +188,6 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois, doub
   const Params p = forward_params(kOp, input, rois, spatial_scale, pooled_height, pooled_width, exact_bins);
   const bool channels_last = is_channels_last(input);
   auto [output, argmax] = empty_outputs(p, input, rois.size(0));
-  reuse_memory(output), reuse_memory(argmax);
   dispatch_floating(kOp, input.scalar_type(), [&, &output = output, &argmax = argmax](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;
@@ -252,7 +250,6 @@ Tensor backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, do
   constexpr const char* kOp = "roi_pool_backward";
   const Params p = backward_params(kOp, grad, rois, argmax, spatial_scale, batch, height, width, exact_bins);
   Tensor output = empty_map(grad, batch, p.channels, height, width, channels_last);
-  reuse_memory(output);
   dispatch_floating(kOp, grad.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

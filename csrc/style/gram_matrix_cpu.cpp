@@ -3,7 +3,6 @@
 
 #include <numeric>
 
-#include "common/recycled.h"
 #include "style/gram_matrix_cpu.h"
 
 namespace fastvision::gram_matrix {
@@ -39,7 +38,6 @@ template <class G>
 Tensor to_features(const char* op, const Params& p, const G* grad, const Tensor& features, double scale) {
   Tensor out =
       empty_map(features, features.size(0), features.size(1), features.size(2), features.size(3), p.channels_last);
-  reuse_memory(out);
   if (out.numel() == 0) return out;
   dispatch_floating(op, features.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;

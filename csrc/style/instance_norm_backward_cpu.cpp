@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/memory.h"
-#include "common/recycled.h"
 #include "style/instance_norm_cpu.h"
 
 namespace fastvision::instance_norm {
@@ -157,7 +156,6 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_backward(const Tensor& grad, co
       empty_map(input, input.size(0), input.size(1), input.size(2), input.size(3), is_channels_last(input));
   Tensor to_weight = affine_sums(input, weight), to_bias = affine_sums(input, bias);
   if (to_input.numel() > 0) {
-    reuse_memory(to_input);
     const Tensor means = contiguous_as(mean, ScalarType::Double), rstds = contiguous_as(rstd, ScalarType::Double);
     dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
       using S = typename decltype(t)::type;

@@ -2,7 +2,6 @@
 // if it fits there, when the output is written.
 #include <torch/csrc/stable/library.h>
 
-#include "common/recycled.h"
 #include "style/instance_norm_cpu.h"
 
 namespace fastvision::instance_norm {
@@ -115,7 +114,6 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm(const Tensor& input, const Opti
     clear_tensor(mean), clear_tensor(rstd);
     return {output, mean, rstd};
   }
-  reuse_memory(output);
   dispatch_floating(kOp, input.scalar_type(), [&, &output = output, &mean = mean, &rstd = rstd](auto t) {
     using S = typename decltype(t)::type;
     using T = Accumulator<S>;

@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include "common/memory.h"
-#include "common/recycled.h"
 #include "common/simd.h"
 #include "style/lanes.h"
 #include "style/total_variation_loss.h"
@@ -142,7 +141,6 @@ Tensor total_variation_loss_backward(const Tensor& grad, const Tensor& images, s
   constexpr const char* kOp = "total_variation_loss_backward";
   check_backward(kOp, grad, images);
   Tensor to_images = map_like(images);
-  reuse_memory(to_images);
   dispatch_norm(kOp, norm, [&](auto rule) {
     using Norm = decltype(rule);
     if (images.numel() == 0) return;

@@ -3,7 +3,6 @@
 
 #include "common/dispatch.h"
 #include "common/prefetch.h"
-#include "common/recycled.h"
 #include "common/turn.h"
 #include "upsample/depthwise_channels.h"
 #include "upsample/diagonal.h"
@@ -103,7 +102,6 @@ Tensor conv_transpose2d(const Tensor& input, const Tensor& weight, const std::op
   const Params p = make_params(kOp, input, weight, geometry);
   check_bias(kOp, bias, input, p.outputs);
   Tensor output = empty_map(input, p.batch, p.outputs, p.y.out, p.x.out, is_channels_last(input));
-  reuse_memory(output);
   if (output.numel() == 0) return output;
   dispatch_floating(kOp, input.scalar_type(), [&](auto t) {
     using S = typename decltype(t)::type;

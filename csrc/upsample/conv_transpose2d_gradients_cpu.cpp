@@ -17,7 +17,6 @@ Tensor input_gradient(const Params& p, const Tensor& grad, const Tensor& weight,
   const S* weights = weight.const_data_ptr<S>();
   const bool diagonal = is_diagonal(p, weights), planes = diagonal || p.group_channels() == 1;
   Tensor output = empty_map(grad, p.batch, p.channels, p.y.in, p.x.in, last);
-  reuse_memory(output);
   if (output.numel() == 0) return output;
   if (planes) {
     const Buffer<T> kernels = kernels_of<T>(p, weights, diagonal);
@@ -39,7 +38,6 @@ template <class T, class S>
 Tensor weight_gradient(const Params& p, const Tensor& grad, const Tensor& input) {
   Tensor output = empty_tensor(grad, {p.channels, p.group_outputs(), p.y.kernel, p.x.kernel});
   if (output.numel() == 0) return output;
-  reuse_memory(output);
   if (p.group_channels() == 1) {
     kernel_gradients<T, S>(p, in_layout(grad, false).const_data_ptr<S>(), in_layout(input, false).const_data_ptr<S>(),
                            output.mutable_data_ptr<S>());

@@ -7,7 +7,6 @@
 
 #include "common/memory.h"
 #include "common/parallel.h"
-#include "common/recycled.h"
 #include "common/simd.h"
 #include "upsample/max_pool2d_with_indices.h"
 
@@ -78,7 +77,6 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, std::vector<int64_t> geo
   Tensor output = empty_map(input, p.batch, p.channels, height, width, false);
   Tensor indices = empty_map(input, p.batch, p.channels, height, width, false, ScalarType::Long);
   if (output.numel() == 0) return {output, indices};
-  reuse_memory(output), reuse_memory(indices);
   const auto pool = [&](auto t) {
     using T = typename decltype(t)::type;
     const T* from = source.const_data_ptr<T>();

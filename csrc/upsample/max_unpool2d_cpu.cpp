@@ -3,7 +3,6 @@
 // What does not is cleared as a whole and scattered to in order.
 #include <torch/csrc/stable/library.h>
 
-#include "common/recycled.h"
 #include "upsample/max_unpool2d_channels.h"
 #include "upsample/max_unpool2d_planes.h"
 
@@ -16,7 +15,6 @@ Tensor forward(const Tensor& input, const Tensor& indices, int64_t height, int64
   const bool channels_last = is_channels_last(input);
   Tensor output = empty_map(input, p.batch, p.channels, height, width, channels_last);
   if (input.numel() == 0) return clear_tensor(output);
-  reuse_memory(output);
   const Tensor wide = as_int64(indices);
   const Places places = read<int64_t>(wide);
   FirstWrong wrong;
@@ -34,7 +32,6 @@ Tensor backward(const Tensor& grad, const Tensor& indices) {
   const bool channels_last = is_channels_last(indices);
   Tensor output = empty_map(grad, p.batch, p.channels, p.height, p.width, channels_last);
   if (output.numel() == 0) return output;
-  reuse_memory(output);
   const Tensor flat = with_flat_planes(grad), wide = as_int64(indices);
   const Places places = read<int64_t>(wide);
   FirstWrong wrong;

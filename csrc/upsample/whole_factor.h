@@ -6,7 +6,6 @@
 #include "common/dispatch.h"
 #include "common/layout.h"
 #include "common/parallel.h"
-#include "common/recycled.h"
 #include "common/simd.h"
 
 namespace fastvision::whole_factor {
@@ -69,7 +68,6 @@ void for_each_row(const Rows& rows, int64_t factor, const Tensor& source, const 
 inline Tensor empty_output(const Params& p, const Tensor& source, bool larger) {
   const int64_t factor = larger ? p.factor : 1;
   Tensor output = empty_map(source, p.batch, p.channels, p.height * factor, p.width * factor, is_channels_last(source));
-  if (output.numel() > 0) reuse_memory(output);
   return output;
 }
 
