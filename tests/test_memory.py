@@ -187,7 +187,7 @@ def test_little_scratch_memory_is_kept_by_its_thread() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    pages = (512 << 10) // resource.getpagesize()
+    pages = (256 << 10) // resource.getpagesize()
     assert faults[0] > pages > faults[3] - faults[1]
 
 
