@@ -67,8 +67,7 @@ void for_each_row(const Rows& rows, int64_t factor, const Tensor& source, const 
 // A map of `factor` times the sides, or of 1 / factor of them, in the layout of `source`.
 inline Tensor empty_output(const Params& p, const Tensor& source, bool larger) {
   const int64_t factor = larger ? p.factor : 1;
-  Tensor output = empty_map(source, p.batch, p.channels, p.height * factor, p.width * factor, is_channels_last(source));
-  return output;
+  return empty_map(source, p.batch, p.channels, p.height * factor, p.width * factor, is_channels_last(source));
 }
 
 }  // namespace fastvision::whole_factor
