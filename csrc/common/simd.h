@@ -170,6 +170,18 @@ struct [[gnu::may_alias]] Vector {  // as other vectors, see `as`
   }
 };
 
+// One number, where Vector has registers of several.
+template <class T>
+struct Single {
+  using Part = T;
+  static constexpr int kPartLanes = 1;
+
+  template <class S>
+  [[gnu::always_inline]] static T load_part(const S* source) {
+    return static_cast<T>(*source);
+  }
+};
+
 // `vectorized` gives it to bodies that want to know.
 template <int kBytes>
 using RegisterBytes = std::integral_constant<int, kBytes>;

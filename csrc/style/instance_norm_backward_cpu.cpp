@@ -64,12 +64,12 @@ template <class T>
 template <int kBytes, class T, class S>
 [[gnu::always_inline]] inline void differentiate(RegisterBytes<kBytes>, const S* map, const S* grad, int64_t pixels,
                                                  int64_t channels, const Tile& tile, const Lines<T>& lines,
-                                                 const GradientLines<T>& gradient, T slope, S* out) {
+                                                 const GradientLines<T>& gradient, T slope, const Stream& stream,
+                                                 S* out) {
   map += tile.first, grad += tile.first, out += tile.first;
   for_each_row(pixels, channels, tile, [&](int64_t first, int64_t values, auto lane) __attribute__((always_inline)) {
     const S* __restrict x = map + first, * __restrict g = grad + first;
     S* __restrict y = out + first;
-    style::prefetch_ahead(y, values);
     const auto at = [&](auto registers, int64_t e) __attribute__((always_inline)) {
       const auto line = lines.at(registers, lane(e));
       const auto to = gradient.at(registers, lane(e));
@@ -77,7 +77,7 @@ template <int kBytes, class T, class S>
       const auto flowing = activated(z, registers.load_part(g + e), slope);
       return gradient_at(flowing, value - line.mean, line.scale, to.by_deviation, to.constant);
     };
-    style::write_row<T, kBytes>(values, at, y);
+    style::write_row<T, kBytes>(values, at, stream, y);
   });
 }
 
@@ -92,6 +92,7 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
   const GroupedMap<const S> grads = style::readable_map<S>(plain_grad, channels_last);
   const GroupedMap<S> out = style::writable_map<S>(output, channels_last);
   const int64_t channels = groups.channels;
+  const int64_t bytes = 3 * input.numel() * int64_t(sizeof(S));
   ChunkSums partial(groups);
   style::in_passes(
       groups,
@@ -117,12 +118,13 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
       },
       [&](int64_t g, int64_t chunk) {
         const int64_t first = groups.first_pixel(chunk) * channels;
+        const Stream stream(bytes);
         vectorized([&](auto bytes) __attribute__((always_inline)) {
           style::for_each_tile<T>(bytes, channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
             const GradientLines<T> gradient = gradient_lines_of<T>(g * channels, tile, sums, mean, rstd, groups.pixels);
             differentiate(bytes, in[g] + first, grads[g] + first, groups.pixels_of(chunk), channels, tile, lines,
-                          gradient, slope, out[g] + first);
+                          gradient, slope, stream, out[g] + first);
           });
         });
       });

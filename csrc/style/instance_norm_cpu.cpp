@@ -45,18 +45,18 @@ template <class T, int kBytes, class S>
 // map, out: pixel 0 of a chunk.
 template <class T, int kBytes, class S>
 [[gnu::always_inline]] inline void normalise(RegisterBytes<kBytes>, const S* map, int64_t pixels, int64_t channels,
-                                             const Tile& tile, const Lines<T>& lines, T slope, S* out) {
+                                             const Tile& tile, const Lines<T>& lines, T slope, const Stream& stream,
+                                             S* out) {
   map += tile.first, out += tile.first;
   for_each_row(pixels, channels, tile, [&](int64_t first, int64_t values, auto lane) __attribute__((always_inline)) {
     const S* __restrict x = map + first;
     S* __restrict y = out + first;
-    style::prefetch_ahead(y, values);
     const auto at = [&](auto registers, int64_t e) __attribute__((always_inline)) {
       const auto line = lines.at(registers, lane(e));
       const auto z = line_at(registers.load_part(x + e), line.mean, line.scale, line.shift);
       return activated(z, z, slope);
     };
-    style::write_row<T, kBytes>(values, at, y);
+    style::write_row<T, kBytes>(values, at, stream, y);
   });
 }
 
@@ -69,6 +69,7 @@ void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, 
   const GroupedMap<const S> in = style::readable_map<S>(plain, channels_last);
   const GroupedMap<S> out = style::writable_map<S>(output, channels_last);
   const int64_t channels = groups.channels;
+  const int64_t bytes = 2 * input.numel() * int64_t(sizeof(S));
   ChunkSums partial(groups);
   style::in_passes(
       groups,
@@ -95,10 +96,12 @@ void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, 
       },
       [&](int64_t g, int64_t chunk) {
         const int64_t first = groups.first_pixel(chunk) * channels;
+        const Stream stream(bytes);
         vectorized([&](auto bytes) __attribute__((always_inline)) {
           style::for_each_tile<T>(bytes, channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);
-            normalise(bytes, in[g] + first, groups.pixels_of(chunk), channels, tile, lines, slope, out[g] + first);
+            normalise(bytes, in[g] + first, groups.pixels_of(chunk), channels, tile, lines, slope, stream,
+                      out[g] + first);
           });
         });
       });

@@ -7,6 +7,7 @@
 
 #include "common/parallel.h"
 #include "common/simd.h"
+#include "common/stream.h"
 #include "style/planes.h"
 
 namespace fastvision::style {
@@ -81,22 +82,14 @@ template <class S>
   for (int64_t e = 0; e < values; e += 64 / int64_t(sizeof(S))) prefetch_ahead(stream + e);
 }
 
-// One number, where Vector has registers of several.
-template <class T>
-struct Single {
-  using Part = T;
-  static constexpr int kPartLanes = 1;
-
-  template <class S>
-  [[gnu::always_inline]] static T load_part(const S* source) {
-    return static_cast<T>(*source);
-  }
-};
-
 // out[e] = at(registers, e): of float16 a register at a time, as compilers convert those in many steps, of others one
 // by one, as they vectorise that better.
 template <class T, int kBytes, class S, class At>
-[[gnu::always_inline]] inline void write_row(int64_t values, const At& at, S* __restrict out) {
+[[gnu::always_inline]] inline void write_row(int64_t values, const At& at, const Stream& stream, S* __restrict out) {
+  if constexpr (std::is_same_v<S, T>) {
+    if (stream) return Stream::write<kBytes>(values, at, out);
+  }
+  prefetch_ahead(out, values);
   int64_t e = 0;
   if constexpr (std::is_same_v<S, torch::headeronly::Half>) {
     using Registers = Vector<T, kBytes>;

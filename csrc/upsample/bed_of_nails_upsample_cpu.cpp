@@ -9,16 +9,13 @@ namespace {
 
 using whole_factor::Params, whole_factor::Rows;
 
-// factor rows of the output
 template <class W>
 [[gnu::always_inline]] inline void set_apart(const Rows& rows, int64_t factor, const W* __restrict from,
                                              W* __restrict to) {
-  const int64_t length = rows.length() * factor;
   if (rows.lanes == 1 && factor == 2) {
     for (int64_t x = 0; x < rows.pixels; ++x) to[2 * x] = from[x], to[2 * x + 1] = W(0);
-    std::fill_n(to + length, length, W(0));
   } else if (rows.lanes == 1) {
-    std::fill_n(to, length * factor, W(0));
+    std::fill_n(to, rows.pixels * factor, W(0));
     for (int64_t x = 0; x < rows.pixels; ++x) to[x * factor] = from[x];
   } else {
     for (int64_t x = 0; x < rows.pixels; ++x) {
@@ -26,7 +23,6 @@ template <class W>
       copy(from + x * rows.lanes, rows.lanes, pixel);
       std::fill_n(pixel + rows.lanes, (factor - 1) * rows.lanes, W(0));
     }
-    std::fill_n(to + length, (factor - 1) * length, W(0));
   }
 }
 
@@ -45,13 +41,9 @@ Tensor forward(const Tensor& input, int64_t factor) {
   Tensor output = whole_factor::empty_output(p, source, true);
   if (output.numel() == 0) return output;
   const Rows rows(p, is_channels_last(source));
-  const int64_t length = rows.length(), out_length = length * factor;
-  const void* from = source.const_data_ptr();
-  void* to = output.mutable_data_ptr();
-  whole_factor::for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
-    using W = typename decltype(word)::type;
-    set_apart(rows, factor, static_cast<const W*>(from) + y * length, static_cast<W*>(to) + y * factor * out_length);
-  });
+  whole_factor::write_rows<whole_factor::Others::kZeros>(
+      rows, factor, source, output,
+      [&](const auto* from, auto* to) __attribute__((always_inline)) { set_apart(rows, factor, from, to); });
   return output;
 }
 

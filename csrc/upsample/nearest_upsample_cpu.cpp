@@ -1,8 +1,6 @@
 // nearest_upsample on the CPU: a row of copies, and copies of that row.
 #include <torch/csrc/stable/library.h>
 
-#include <cstring>
-
 #include "common/copy.h"
 #include "common/memory.h"
 #include "common/parallel.h"
@@ -85,22 +83,9 @@ Tensor forward(const Tensor& input, int64_t factor) {
   Tensor output = whole_factor::empty_output(p, source, true);
   if (output.numel() == 0) return output;
   const Rows rows(p, is_channels_last(source));
-  const int64_t length = rows.length(), out_length = length * factor;
-  const void* from = source.const_data_ptr();
-  void* to = output.mutable_data_ptr();
-  whole_factor::for_each_row(rows, factor, source, [&](int64_t y, auto word) __attribute__((always_inline)) {
-    using W = typename decltype(word)::type;
-    const W* row = static_cast<const W*>(from) + y * length;
-    W* first = static_cast<W*>(to) + y * factor * out_length;
-    repeat_row(rows, factor, row, first);
-    for (int64_t r = 1; r < factor; ++r) {
-      if (rows.lanes > 1) {  // runs as long as these are copied as fast from where there are fewer of them
-        repeat_row(rows, factor, row, first + r * out_length);
-      } else {
-        std::memcpy(first + r * out_length, first, size_t(out_length) * sizeof(W));
-      }
-    }
-  });
+  whole_factor::write_rows<whole_factor::Others::kCopies>(
+      rows, factor, source, output,
+      [&](const auto* from, auto* to) __attribute__((always_inline)) { repeat_row(rows, factor, from, to); });
   return output;
 }
 

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include "common/dispatch.h"
 #include "common/layout.h"
+#include "common/memory.h"
 #include "common/parallel.h"
 #include "common/simd.h"
+#include "common/stream.h"
 
 namespace fastvision::whole_factor {
 
@@ -59,6 +62,49 @@ void for_each_row(const Rows& rows, int64_t factor, const Tensor& source, const 
     parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
       vectorized([&]() __attribute__((always_inline)) {
         for (int64_t y = begin; y < end; ++y) body(y, word);
+      });
+    });
+  });
+}
+
+// What follows the first of the `factor` rows of the larger map that a row of the smaller one becomes.
+enum class Others { kCopies, kZeros };
+
+// The larger map: row(from, to) makes the first of `factor` rows from a row of the smaller map. Of large maps it does
+// so in scratch memory, and all go past the caches.
+template <Others kOthers, class Row>
+void write_rows(const Rows& rows, int64_t factor, const Tensor& source, Tensor& output, const Row& row) {
+  constexpr bool kZeros = kOthers == Others::kZeros;
+  const int64_t length = rows.length(), out_length = length * factor;
+  const int64_t bytes = (source.numel() + output.numel()) * source.element_size();
+  const void* const input = source.const_data_ptr();
+  void* const larger = output.mutable_data_ptr();
+  dispatch_words(source, [&](auto word) {
+    using W = typename decltype(word)::type;
+    parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
+      const Stream stream(bytes);
+      const Buffer<W> scratch(size_t(stream ? out_length : 0));
+      vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
+        for (int64_t y = begin; y < end; ++y) {
+          const W* const from = static_cast<const W*>(input) + y * length;
+          W* const to = static_cast<W*>(larger) + y * factor * out_length;
+          if (stream) {
+            row(from, scratch.data());
+            for (int64_t r = 0; r < (kZeros ? 1 : factor); ++r) {
+              Stream::copy<kBytes>(scratch.data(), out_length, to + r * out_length);
+            }
+            if (kZeros) Stream::fill<kBytes>((factor - 1) * out_length, W(0), to + out_length);
+            continue;
+          }
+          row(from, to);
+          if (kZeros) {
+            std::fill_n(to + out_length, (factor - 1) * out_length, W(0));
+          } else if (rows.lanes > 1) {  // runs as long as these are copied as fast from where there are fewer of them
+            for (int64_t r = 1; r < factor; ++r) row(from, to + r * out_length);
+          } else {
+            for (int64_t r = 1; r < factor; ++r) std::memcpy(to + r * out_length, to, size_t(out_length) * sizeof(W));
+          }
+        }
       });
     });
   });
