@@ -17,8 +17,9 @@ namespace fastvision {
 class Stream {
  public:
   // bytes: all that the op reads and writes. Written so and read back, what comes to 16 MB takes 1.2 times as long,
-  // from 24 MB on 0.8 to 0.95 times, with 32 MB of last-level cache.
-  explicit Stream(int64_t bytes) : on_(kExists && bytes >= int64_t{24} << 20) {}
+  // from 24 MB on 0.8 to 0.95 times, with 32 MB of last-level cache. run: bytes written one after the other, from the
+  // start of a line on; the lines that two short ones share cost more than the others gain.
+  Stream(int64_t bytes, int64_t run) : on_(kExists && bytes >= kLarge && (run % kLine == 0 || run >= 2048)) {}
   ~Stream() {
 #ifdef __SSE2__
     if (on_) _mm_sfence();
@@ -29,12 +30,30 @@ class Stream {
 
   explicit operator bool() const { return on_; }
 
+  // to: aligned as the register. The instruction is spelled out where an intrinsic would be of one instruction set,
+  // which what inlines this is compiled for but this is not.
+  template <int kBytes, class T, class Part>
+  [[gnu::always_inline]] static void store(T* to, Part value) {
+    auto& target = *reinterpret_cast<typename Register<T, kBytes>::Raw*>(to);
+#if defined(__clang__)
+    __builtin_nontemporal_store(value, &target);
+#elif defined(__SSE2__)
+    if constexpr (kBytes == 16) {
+      asm("movntps %1, %0" : "=m"(target) : "x"(value));
+    } else {
+      asm("vmovntps %1, %0" : "=m"(target) : "v"(value));
+    }
+#else
+    target = value;
+#endif
+  }
+
   // to[i] = at(registers, i), i < count, where `registers` may have one lane; in whole lines, as parts of one cost more
   // than plain stores
   template <int kBytes, class T, class At>
   [[gnu::always_inline]] static void write(int64_t count, const At& at, T* to) {
     using Registers = Vector<T, kBytes>;
-    const int64_t head = std::min(int64_t(-reinterpret_cast<uintptr_t>(to) % kLine / sizeof(T)), count);
+    const int64_t head = std::min(int64_t(-reinterpret_cast<uintptr_t>(to) % uint64_t(kLine) / sizeof(T)), count);
     int64_t i = 0;
     for (; i < head; ++i) to[i] = at(Single<T>{}, i);
     for (; i + kVectorLanes<T> <= count; i += kVectorLanes<T>) {
@@ -65,30 +84,12 @@ class Stream {
   }
 
  private:
-  static constexpr uintptr_t kLine = 64;
+  static constexpr int64_t kLarge = 24 << 20, kLine = 64;
 #if defined(__SSE2__) && !defined(__SANITIZE_ADDRESS__)  // which does not see what instructions spelled out write
   static constexpr bool kExists = true;
 #else
   static constexpr bool kExists = false;
 #endif
-
-  // to: aligned as the register. The instruction is spelled out where an intrinsic would be of one instruction set,
-  // which what inlines this is compiled for but this is not.
-  template <int kBytes, class T, class Part>
-  [[gnu::always_inline]] static void store(T* to, Part value) {
-    auto& target = *reinterpret_cast<typename Register<T, kBytes>::Raw*>(to);
-#if defined(__clang__)
-    __builtin_nontemporal_store(value, &target);
-#elif defined(__SSE2__)
-    if constexpr (kBytes == 16) {
-      asm("movntps %1, %0" : "=m"(target) : "x"(value));
-    } else {
-      asm("vmovntps %1, %0" : "=m"(target) : "v"(value));
-    }
-#else
-    target = value;
-#endif
-  }
 
   const bool on_;
 };

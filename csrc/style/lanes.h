@@ -82,6 +82,9 @@ template <class S>
   for (int64_t e = 0; e < values; e += 64 / int64_t(sizeof(S))) prefetch_ahead(stream + e);
 }
 
+// Values that `write_row` writes one after the other, from the start of a plane or a pixel on.
+inline int64_t run_of(const Groups& groups) { return groups.channels == 1 ? groups.pixels : groups.channels; }
+
 // out[e] = at(registers, e): of float16 a register at a time, as compilers convert those in many steps, of others one
 // by one, as they vectorise that better.
 template <class T, int kBytes, class S, class At>

@@ -3,6 +3,7 @@
 
 #include "common/dispatch.h"
 #include "common/prefetch.h"
+#include "common/stream.h"
 #include "common/turn.h"
 #include "upsample/depthwise_channels.h"
 #include "upsample/diagonal.h"
@@ -31,7 +32,9 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
     Row<T> row(p);
     const int64_t inputs = turned ? p.channels : 1;
     Buffer<T> sources(size_t(inputs * padded.size())), lines(size_t(turned ? together * p.x.out : 0));
-    vectorized([&]() __attribute__((always_inline)) {
+    const Stream stream(std::is_same_v<S, T> && !turned ? rows * p.x.out * int64_t(sizeof(S)) : 0,
+                        p.x.out * int64_t(sizeof(S)));
+    vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
       const Activation<T> activate = activation;
       for (int64_t i = begin; i < end; ++i) {
         const int64_t oy = i % p.y.out, first = i / p.y.out % stacks, n = i / p.y.out / stacks;
@@ -42,7 +45,7 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
           }
         }
         S* __restrict target = output + n * out.n + first * out.c + oy * out.h;
-        if (!turned) prefetch_to_write(target, std::min(p.x.out, kMostAhead));
+        if (!turned && !stream) prefetch_to_write(target, std::min(p.x.out, kMostAhead));
         for (int64_t o = 0; o < together; ++o) {
           const T* plane = sources.data() + o / multiplier * padded.size();
           const T start = bias ? static_cast<T>(bias[first + o]) : T(0);
@@ -50,6 +53,14 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
           if (turned) {
             T* __restrict line = lines.data() + o * p.x.out;
             for (int64_t x = 0; x < p.x.out; ++x) line[x] = activate(sums[x]);
+          } else if (stream) {
+            Stream::write<kBytes>(
+                p.x.out,
+                [&](auto registers, int64_t x) __attribute__((always_inline)) {
+                  const auto z = registers.load_part(sums + x);
+                  return activated(z, z, activate.slope);
+                },
+                reinterpret_cast<T*>(target));  // S is T
           } else {
             // NCHW: what is written beyond the row is the start of the next ones, which this thread writes afterwards
             const int64_t whole = whole_vectors<T>(p.x.out), left = (end - i) * p.x.out;

@@ -15,6 +15,7 @@
 #include "common/parallel.h"
 #include "common/prefetch.h"
 #include "common/simd.h"
+#include "common/stream.h"
 #include "common/transpose.h"
 #include "upsample/depthwise.h"
 
@@ -41,9 +42,9 @@ bool is_faster_turned(const Params& p) {
 template <class T, class S, int kBytes>
 class ChannelRows {
  public:
-  // out_step: from one output of a row to the next; is_large: whether the outputs have left the caches
+  // out_step: from one output of a row to the next; bytes: of all outputs, none of those in scratch memory
   ChannelRows(const Params& p, const Strides& in, int64_t out_step, const T* weights, const T* bias,
-              Activation<T> activation, bool is_large)
+              Activation<T> activation, int64_t bytes)
       : p_(p),
         in_(in),
         out_step_(out_step),
@@ -53,7 +54,8 @@ class ChannelRows {
         bias_(bias),
         activation_(activation),
         phases_(size_t(p.x.stride)),
-        taps_(size_t(p.y.kernel * p.x.kernel)) {
+        taps_(size_t(p.y.kernel * p.x.kernel)),
+        stream_(in_whole_lines(p) ? bytes : 0, p.channels * int64_t(sizeof(S))) {
     const Axis& x = p.x;
     for (int64_t phase = 0; phase < x.stride; ++phase) {
       const auto& taps = columns_.phases[size_t(phase)];
@@ -66,7 +68,7 @@ class ChannelRows {
     }
     const int64_t position = x.stride * out_step;  // numbers of its outputs
     together_ = std::min(kTogether * std::max(kStay / (kTogether * position), int64_t(1)), last_);
-    prefetched_ = is_large && together_ * position <= kMostAhead;
+    prefetched_ = bytes >= kLargeOutput && !stream_ && together_ * position <= kMostAhead;
   }
 
   // image, row: its first input and the first output of the row
@@ -89,6 +91,12 @@ class ChannelRows {
   static constexpr int kTogether = 8 / Registers::kParts;      // as many sums as hide the latency of an addition
   static constexpr int64_t kStay = 8192 / int64_t(sizeof(S));  // numbers; twice as many stay in the first cache
   static constexpr int64_t kMostAhead = 16 * kStay;            // and in the second
+  static constexpr int64_t kLargeOutput = 8 << 20;  // bytes; larger ones are in no cache when they are written again
+
+  // No two registers write to one line, and lines that are written one after the other do not lie too far apart.
+  static bool in_whole_lines(const Params& p) {
+    return std::is_same_v<S, T> && p.channels % kVectorLanes<S> == 0 && p.x.stride <= 4;
+  }
 
   struct Tap {
     int64_t weight, input, shift;  // offsets; of the input of position 0
@@ -179,7 +187,14 @@ class ChannelRows {
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kCount; ++i) {
-      for (int l = 0; l < kParts; ++l) Registers::store_part(target + i * step + c + l * kLanes, sums[i][l]);
+      for (int l = 0; l < kParts; ++l) {
+        S* const to = target + i * step + c + l * kLanes;
+        if (stream_) {
+          Stream::store<kBytes>(reinterpret_cast<T*>(to), sums[i][l]);  // S is T
+        } else {
+          Registers::store_part(to, sums[i][l]);
+        }
+      }
     }
   }
 
@@ -194,20 +209,20 @@ class ChannelRows {
   int64_t first_ = 0, last_ = 0;  // positions: with all their inputs, whatever the phase; and behind the last
   int64_t together_;              // positions that are gone through phase by phase
   bool prefetched_;
+  const Stream stream_;
 };
 
 // kernels [channels, y.kernel, x.kernel]; input: channels_last; output: either.
 template <class T, class S>
 void channel_rows(const Params& p, const S* input, const Strides& in, const T* kernels, const S* bias,
                   Activation<T> activation, S* output, const Strides& out) {
-  constexpr int64_t kTurned = 1 << 14;       // numbers that are turned together
-  constexpr int64_t kLargeOutput = 8 << 20;  // bytes; larger ones have left the caches when they are written again
+  constexpr int64_t kTurned = 1 << 14;  // numbers that are turned together
   const int64_t taps = p.y.kernel * p.x.kernel, row = p.x.out * p.channels;
   Buffer<T> weights(size_t(taps * p.channels)), biases(size_t(p.channels));
   for (int64_t c = 0; c < p.channels; ++c) biases[size_t(c)] = bias ? static_cast<T>(bias[c]) : T(0);
   transpose(kernels, taps, p.channels, taps, weights.data(), p.channels);
   const bool planes = out.c != 1;
-  const bool is_large = !planes && p.batch * p.y.out * row * int64_t(sizeof(S)) >= kLargeOutput;
+  const int64_t bytes = planes ? 0 : p.batch * p.y.out * row * int64_t(sizeof(S));
   const int64_t each_thread = ceil_div(p.batch * p.y.out, 4 * thread_count());  // rows, of a fourth of its work
   const int64_t some = planes ? std::clamp(kTurned / row, int64_t(1), std::min(each_thread, p.y.out)) : 1;
   const int64_t blocks = ceil_div(p.y.out, some);
@@ -215,7 +230,7 @@ void channel_rows(const Params& p, const S* input, const Strides& in, const T* k
     Buffer<S> scratch(size_t(planes ? some * row : 0));
     vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
       ChannelRows<T, S, kBytes> rows(p, in, planes ? p.channels : out.w, weights.data(), biases.data(), activation,
-                                     is_large);
+                                     bytes);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t n = i / blocks, first = i % blocks * some, last = std::min(first + some, p.y.out);
         S* target = output + n * out.n + first * out.h;

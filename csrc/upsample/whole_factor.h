@@ -82,7 +82,7 @@ void write_rows(const Rows& rows, int64_t factor, const Tensor& source, Tensor& 
   dispatch_words(source, [&](auto word) {
     using W = typename decltype(word)::type;
     parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
-      const Stream stream(bytes);
+      const Stream stream(bytes, out_length * int64_t(sizeof(W)));
       const Buffer<W> scratch(size_t(stream ? out_length : 0));
       vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
         for (int64_t y = begin; y < end; ++y) {
