@@ -17,7 +17,7 @@ CAPABILITIES = ["DEFAULT", "AVX2", "AVX512"]  # from the narrowest, as torch nam
 # every op in float32, and those whose loops are written for one size of numbers in all
 SOME = "the_reference and (float32 or instance_norm or max_unpool2d or conv_transpose2d or gram_matrix)"
 CASES = Path(__file__).parent / "ops" / "test_cases.py"
-FILES = [CASES.with_name(name) for name in ("test_max_unpool2d.py", "test_instance_norm.py")]
+FILES = [CASES.with_name(name) for name in ("test_max_unpool2d.py", "test_instance_norm.py", "test_large_outputs.py")]
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
