@@ -3,6 +3,7 @@
 
 #include "common/free_blocks.h"
 #include "common/simd.h"
+#include "common/stream.h"
 #include "memoize.h"
 
 #ifndef FASTVISION_MODULE
@@ -35,6 +36,7 @@ static py::dict build_info() {
   info["cuda_architectures"] = FASTVISION_CUDA_ARCHITECTURES;
   info["torch_abi"] = "2.11";
   info["cpu_capability"] = fastvision::cpu_capability();
+  info["streamed_bytes"] = fastvision::Stream::large();
   return info;
 }
 

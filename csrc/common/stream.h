@@ -9,6 +9,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "common/cache_size.h"
 #include "common/simd.h"
 
 namespace fastvision {
@@ -16,10 +17,16 @@ namespace fastvision {
 // The writes of one thread, in place for all others when it ends.
 class Stream {
  public:
-  // bytes: all that the op reads and writes. Written so and read back, what comes to 16 MB takes 1.2 times as long,
-  // from 24 MB on 0.8 to 0.95 times, with 32 MB of last-level cache. run: bytes written one after the other, from the
-  // start of a line on; the lines that two short ones share cost more than the others gain.
-  Stream(int64_t bytes, int64_t run) : on_(kExists && bytes >= kLarge && (run % kLine == 0 || run >= 2048)) {}
+  // Bytes of which little is left in the caches. With 32 MB of cache, what comes to 16 MB takes 1.2 times as long if it
+  // is written so and read back, and from 24 MB on 0.8 to 0.95 times.
+  static int64_t large() {
+    static const int64_t bytes = std::max(last_cache_bytes() / 4 * 3, int64_t{24} << 20);
+    return bytes;
+  }
+
+  // bytes: all that the op reads and writes. run: bytes written one after the other, from the start of a line on; the
+  // lines that two short ones share cost more than the others gain.
+  Stream(int64_t bytes, int64_t run) : on_(kExists && bytes >= large() && (run % kLine == 0 || run >= 2048)) {}
   ~Stream() {
 #ifdef __SSE2__
     if (on_) _mm_sfence();
@@ -84,7 +91,8 @@ class Stream {
   }
 
  private:
-  static constexpr int64_t kLarge = 24 << 20, kLine = 64;
+  static constexpr int64_t kLine = 64;
+
 #if defined(__SSE2__) && !defined(__SANITIZE_ADDRESS__)  // which does not see what instructions spelled out write
   static constexpr bool kExists = true;
 #else

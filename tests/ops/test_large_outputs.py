@@ -13,7 +13,7 @@ from fastvision import _library, ops
 
 pytestmark = pytest.mark.skipif(_library.BACKEND != "native", reason="the stores are the CPU kernels'")
 
-LARGE = 24 << 20  # bytes, csrc/common/stream.h
+LARGE = int(_library.build_info().get("streamed_bytes", 0))
 
 
 def depthwise(stride: int, slope: float) -> Callable[[Tensor], Tensor]:
@@ -48,7 +48,7 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
 
 # rows of outputs in whole lines and not, pixels in whole lines and not
 @pytest.mark.parametrize("shape", [(16, 128, 128), (16, 65, 257), (21, 64, 172)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("name", OPS)
 def test_a_batch_equals_its_images(
@@ -67,7 +67,8 @@ def test_a_batch_equals_its_images(
 
 
 def test_what_is_not_a_number_stays_so() -> None:
-    x = torch.ones(8, 64, 128, 128)
+    x = torch.ones(max(8, LARGE >> 21), 64, 128, 128)
+    assert 4 * x.nbytes > LARGE
     x[3, 5, 7, 9], x[4, 1, 2, 3], x[5, 0, 0, 0] = float("nan"), float("inf"), -0.0
     up = ops.nearest_upsample(x, 2)
     assert up.isnan().sum() == 4 and up[3, 5, 14:16, 18:20].isnan().all()
