@@ -82,10 +82,14 @@ template <class W>
 template <class W>
 void unpool_planes(const Params& p, const Map<const W>& in, const Places& places, const Map<W>& out,
                    FirstWrong& wrong) {
-  const int64_t rows = rows_of_band(p, sizeof(W));
+  constexpr int64_t kWord = int64_t(sizeof(W)), kInput = kWord + int64_t(sizeof(int64_t));
+  const int64_t rows = rows_of_band(p, kWord);
+  const int64_t all = p.batch * p.channels * (p.height * p.width * kInput + p.pixels() * kWord);
   const auto run = [&](int64_t begin, int64_t end) {
+    const Stream stream(all, p.out_width * kWord);
     const Buffer<int32_t> offsets(size_t(p.width));
-    vectorized([&](auto bytes) __attribute__((always_inline)) {
+    const Buffer<W> line(size_t(stream ? 2 * p.width : 0));
+    vectorized([&]<int kBytes>(RegisterBytes<kBytes> bytes) __attribute__((always_inline)) {
       const bool by_words = in_words<W>(bytes, p, in.step, places.step);
       const bool by_pairs = !by_words && in_pairs<W>(p, in.step, places.step);
       for (int64_t plane = begin; plane < end; ++plane) {
@@ -93,7 +97,7 @@ void unpool_planes(const Params& p, const Map<const W>& in, const Places& places
         W* target = out.at(block.n, block.c);
         const PairedPlane<const W, W> pairs{in.at(block.n, block.c), in.step.h, places.at(block.n, block.c),
                                             places.step.h, target};
-        bool done = by_pairs && unpool_pairs(p, pairs, offsets.data());
+        bool done = by_pairs && unpool_pairs<kBytes>(p, pairs, offsets.data(), stream ? line.data() : nullptr);
         if constexpr (sizeof(W) == 4) done = done || (by_words && unpool_words(p, pairs));
         if (done) {
           clear_rest(p, target);

@@ -33,6 +33,11 @@ def norm_gradient(x: Tensor) -> Tensor:
     return torch.autograd.grad(ops.instance_norm(x, activation="relu"), x, grad)[0]
 
 
+def unpool(x: Tensor) -> Tensor:
+    values, indices = ops.max_pool2d_with_indices(x, 2)
+    return ops.max_unpool2d(values, indices, 2, output_size=x.shape[2:])
+
+
 OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "nearest_upsample by 2": lambda x: ops.nearest_upsample(x, 2),
     "nearest_upsample by 3": lambda x: ops.nearest_upsample(x, 3),
@@ -41,6 +46,7 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "depthwise by 2": depthwise(2, 1.0),
     "depthwise by 4": depthwise(4, 0.1),
     "depthwise by 16": depthwise(16, 0.0),
+    "max_unpool2d": unpool,
     "instance_norm": lambda x: ops.instance_norm(x, activation="relu"),
     "its gradient": norm_gradient,
 }
