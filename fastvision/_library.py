@@ -52,7 +52,8 @@ if LOAD_ERROR is not None:
 def build_info() -> dict[str, Any]:
     """What the loaded library was built with, and which of its CPU kernels run here; empty if none is loaded.
 
-    ``streamed_bytes``: CPU kernels that read and write as many write past the caches, where their outputs allow it.
+    ``streamed_bytes``: CPU kernels that read and write as many write past the caches, where their outputs allow it; 0:
+    none do.
     """
     return dict(MODULE.build_info()) if MODULE is not None else {}
 

@@ -14,13 +14,14 @@
 
 namespace fastvision {
 
-// The writes of one thread, in place for all others when it ends.
+// The writes of one thread, in place for all others when it ends. If it is false, the thread is to write as usual.
 class Stream {
  public:
-  // Bytes of which little is left in the caches. With 32 MB of cache, what comes to 16 MB takes 1.2 times as long if it
-  // is written so and read back, and from 24 MB on 0.8 to 0.95 times.
+  // Bytes of which little is left in the caches; 0 where there are no such stores. With two threads that share 32 MB of
+  // cache, what comes to 16 MB takes 1.2 times as long if it is written so and read back, and from 24 MB on 0.8 to 0.95
+  // times.
   static int64_t large() {
-    static const int64_t bytes = std::max(last_cache_bytes() / 4 * 3, int64_t{24} << 20);
+    static const int64_t bytes = kExists ? std::max(last_cache_bytes() / 4 * 3, int64_t{24} << 20) : 0;
     return bytes;
   }
 
@@ -40,8 +41,9 @@ class Stream {
   // to: aligned as the register. The instruction is spelled out where an intrinsic would be of one instruction set,
   // which what inlines this is compiled for but this is not.
   template <int kBytes, class T, class Part>
-  [[gnu::always_inline]] static void store(T* to, Part value) {
-    auto& target = *reinterpret_cast<typename Register<T, kBytes>::Raw*>(to);
+  [[gnu::always_inline]] void store(T* to, Part value) const {
+    typedef T Aligned __attribute__((vector_size(kBytes), may_alias));
+    auto& target = *reinterpret_cast<Aligned*>(to);
 #if defined(__clang__)
     __builtin_nontemporal_store(value, &target);
 #elif defined(__SSE2__)
@@ -58,7 +60,7 @@ class Stream {
   // to[i] = at(registers, i), i < count, where `registers` may have one lane; in whole lines, as parts of one cost more
   // than plain stores
   template <int kBytes, class T, class At>
-  [[gnu::always_inline]] static void write(int64_t count, const At& at, T* to) {
+  [[gnu::always_inline]] void write(int64_t count, const At& at, T* to) const {
     using Registers = Vector<T, kBytes>;
     const int64_t head = std::min(int64_t(-reinterpret_cast<uintptr_t>(to) % uint64_t(kLine) / sizeof(T)), count);
     int64_t i = 0;
@@ -75,18 +77,17 @@ class Stream {
 
   // to[i] = from[i], `from` in a cache
   template <int kBytes, class T>
-  [[gnu::always_inline]] static void copy(const T* from, int64_t count, T* to) {
+  [[gnu::always_inline]] void copy(const T* from, int64_t count, T* to) const {
     write<kBytes>(
         count,
         [from](auto registers, int64_t i) __attribute__((always_inline)) { return registers.load_part(from + i); }, to);
   }
 
   template <int kBytes, class T>
-  [[gnu::always_inline]] static void fill(int64_t count, T value, T* to) {
+  [[gnu::always_inline]] void clear(int64_t count, T* to) const {
     write<kBytes>(
         count,
-        [value](auto registers, int64_t)
-            __attribute__((always_inline)) { return typename decltype(registers)::Part{} + value; },
+        [](auto registers, int64_t) __attribute__((always_inline)) { return typename decltype(registers)::Part{}; },
         to);
   }
 

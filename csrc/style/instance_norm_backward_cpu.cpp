@@ -92,10 +92,9 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
   const GroupedMap<const S> grads = style::readable_map<S>(plain_grad, channels_last);
   const GroupedMap<S> out = style::writable_map<S>(output, channels_last);
   const int64_t channels = groups.channels;
-  const int64_t bytes = 3 * input.numel() * int64_t(sizeof(S)), run = style::run_of(groups) * int64_t(sizeof(S));
   ChunkSums partial(groups);
-  style::in_passes(
-      groups,
+  style::in_passes<S>(
+      groups, 3,
       [&](int64_t g, int64_t chunk) {
         const int64_t first = groups.first_pixel(chunk) * channels;
         double *plain_sums = partial.first(g, chunk), *products = partial.second(g, chunk);
@@ -116,9 +115,8 @@ void backward(const Tensor& grad, const Tensor& input, const Affine<T>& affine, 
           sums[p] = gradient_sums<T>(sum, product, mean[p], rstd[p]);
         }
       },
-      [&](int64_t g, int64_t chunk) {
+      [&](int64_t g, int64_t chunk, const Stream& stream) {
         const int64_t first = groups.first_pixel(chunk) * channels;
-        const Stream stream(bytes, run);
         vectorized([&](auto bytes) __attribute__((always_inline)) {
           style::for_each_tile<T>(bytes, channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);

@@ -69,10 +69,9 @@ void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, 
   const GroupedMap<const S> in = style::readable_map<S>(plain, channels_last);
   const GroupedMap<S> out = style::writable_map<S>(output, channels_last);
   const int64_t channels = groups.channels;
-  const int64_t bytes = 2 * input.numel() * int64_t(sizeof(S)), run = style::run_of(groups) * int64_t(sizeof(S));
   ChunkSums partial(groups);
-  style::in_passes(
-      groups,
+  style::in_passes<S>(
+      groups, 2,
       [&](int64_t g, int64_t chunk) {
         const S* map = in[g] + groups.first_pixel(chunk) * channels;
         double *means = partial.first(g, chunk), *squares = partial.second(g, chunk);
@@ -94,9 +93,8 @@ void forward(const Tensor& input, const Affine<T>& affine, double eps, T slope, 
           rstd[g * channels + c] = rstd_of(moments, groups.pixels, eps);
         }
       },
-      [&](int64_t g, int64_t chunk) {
+      [&](int64_t g, int64_t chunk, const Stream& stream) {
         const int64_t first = groups.first_pixel(chunk) * channels;
-        const Stream stream(bytes, run);
         vectorized([&](auto bytes) __attribute__((always_inline)) {
           style::for_each_tile<T>(bytes, channels, [&](const Tile& tile) __attribute__((always_inline)) {
             const Lines<T> lines = lines_of(affine, g * channels, tile, mean, rstd);

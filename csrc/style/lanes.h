@@ -82,15 +82,20 @@ template <class S>
   for (int64_t e = 0; e < values; e += 64 / int64_t(sizeof(S))) prefetch_ahead(stream + e);
 }
 
-// Values that `write_row` writes one after the other, from the start of a plane or a pixel on.
-inline int64_t run_of(const Groups& groups) { return groups.channels == 1 ? groups.pixels : groups.channels; }
+// Values that `write_row` writes one after the other, all of them from the start of a line on if they are whole lines.
+inline int64_t run_of(const Groups& groups) {
+  const int64_t channels = groups.channels;
+  if (channels == 1) return groups.pixels;
+  if (channels > kLanes) return channels % 16 == 0 ? 16 : 1;  // tiles of whole vectors, from pixel to pixel
+  return pixels_of_row<float, 32>(channels) * channels;
+}
 
 // out[e] = at(registers, e): of float16 a register at a time, as compilers convert those in many steps, of others one
 // by one, as they vectorise that better.
 template <class T, int kBytes, class S, class At>
 [[gnu::always_inline]] inline void write_row(int64_t values, const At& at, const Stream& stream, S* __restrict out) {
   if constexpr (std::is_same_v<S, T>) {
-    if (stream) return Stream::write<kBytes>(values, at, out);
+    if (stream) return stream.write<kBytes>(values, at, out);
   }
   prefetch_ahead(out, values);
   int64_t e = 0;
@@ -181,30 +186,35 @@ template <class T>
   }
 }
 
-// measure(group, chunk) for all chunks of a group, then finish(group), then write(group, chunk). Whole groups to each
-// thread where that keeps all threads busy: neighbouring planes of the output then are one thread's, and a plane is
-// still in its cache when it is read again, the latest chunk first. Else each step for all chunks of all groups.
-template <class Measure, class Finish, class Write>
-void in_passes(const Groups& groups, const Measure& measure, const Finish& finish, const Write& write) {
+// measure(group, chunk) for all chunks of a group, then finish(group), then write(group, chunk, stream). Whole groups
+// to each thread where that keeps all threads busy: neighbouring planes of the output then are one thread's, and a
+// plane is still in its cache when it is read again, the latest chunk first. Else each step for all chunks of all
+// groups. maps: of numbers of type S that are read and written
+template <class S, class Measure, class Finish, class Write>
+void in_passes(const Groups& groups, int64_t maps, const Measure& measure, const Finish& finish, const Write& write) {
+  constexpr int64_t kSize = int64_t(sizeof(S));
+  const int64_t bytes = maps * groups.count * groups.channels * groups.pixels * kSize, run = run_of(groups) * kSize;
   const int64_t threads = thread_count(), chunks = groups.chunks;
   if (groups.count % threads == 0 || groups.count >= 4 * threads) {
     constexpr int64_t kValuesOfThread = 16384;  // fewer are not worth a thread
     const int64_t grain = std::max(kValuesOfThread / (groups.pixels * groups.channels), int64_t(1));
     parallel_for(groups.count, grain, [&](int64_t begin, int64_t end) {
+      const Stream stream(bytes, run);
       for (int64_t g = begin; g < end; ++g) {
         for (int64_t c = 0; c < chunks; ++c) measure(g, c);
         finish(g);
-        for (int64_t c = chunks; c-- > 0;) write(g, c);
+        for (int64_t c = chunks; c-- > 0;) write(g, c, stream);
       }
     });
     return;
   }
   const auto for_each_chunk = [&](const auto& body) {
     parallel_for(groups.count * chunks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(i / chunks, i % chunks);
+      const Stream stream(bytes, run);
+      for (int64_t i = begin; i < end; ++i) body(i / chunks, i % chunks, stream);
     });
   };
-  for_each_chunk(measure);
+  for_each_chunk([&](int64_t g, int64_t c, const Stream&) { measure(g, c); });
   for (int64_t g = 0; g < groups.count; ++g) finish(g);
   for_each_chunk(write);
 }

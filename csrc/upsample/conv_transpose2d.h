@@ -32,6 +32,9 @@ struct Params {
 
   FV_HOST_DEVICE int64_t group_channels() const { return channels / groups; }
   FV_HOST_DEVICE int64_t group_outputs() const { return outputs / groups; }
+  // numbers of a whole map
+  FV_HOST_DEVICE int64_t input_size() const { return batch * channels * y.in * x.in; }
+  FV_HOST_DEVICE int64_t output_size() const { return batch * outputs * y.out * x.out; }
 };
 
 inline Axis axis_of(const char* op, int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t output_padding,

@@ -25,15 +25,15 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
   const int64_t multiplier = p.outputs / p.channels, taps = p.y.kernel * p.x.kernel;
   const PaddedPlane<T> padded(p);
   const bool turned = out.w != 1;
-  constexpr int64_t kMostAhead = 4096;  // numbers
+  constexpr int64_t kMostAhead = 4096, kSize = int64_t(sizeof(S));  // numbers, bytes
   const int64_t together = turned ? p.outputs : 1, stacks = p.outputs / together;
   const int64_t rows = p.batch * stacks * p.y.out;
   parallel_for(rows, std::max<int64_t>(1, 16384 / (p.x.out * together)), [&](int64_t begin, int64_t end) {
     Row<T> row(p);
     const int64_t inputs = turned ? p.channels : 1;
     Buffer<T> sources(size_t(inputs * padded.size())), lines(size_t(turned ? together * p.x.out : 0));
-    const Stream stream(std::is_same_v<S, T> && !turned ? rows * p.x.out * int64_t(sizeof(S)) : 0,
-                        p.x.out * int64_t(sizeof(S)));
+    const Stream stream(std::is_same_v<S, T> && !turned ? (p.input_size() + p.output_size()) * kSize : 0,
+                        p.x.out * kSize);
     vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
       const Activation<T> activate = activation;
       for (int64_t i = begin; i < end; ++i) {
@@ -50,17 +50,19 @@ void planes(const Params& p, const S* input, const Strides& in, const T* kernels
           const T* plane = sources.data() + o / multiplier * padded.size();
           const T start = bias ? static_cast<T>(bias[first + o]) : T(0);
           const T* sums = row.at(oy, plane, kernels + (first + o) * taps, start);
+          if constexpr (std::is_same_v<S, T>) {
+            if (stream) {
+              const auto at = [&](auto registers, int64_t x) __attribute__((always_inline)) {
+                const auto z = registers.load_part(sums + x);
+                return activated(z, z, activate.slope);
+              };
+              stream.write<kBytes>(p.x.out, at, target);
+              continue;
+            }
+          }
           if (turned) {
             T* __restrict line = lines.data() + o * p.x.out;
             for (int64_t x = 0; x < p.x.out; ++x) line[x] = activate(sums[x]);
-          } else if (stream) {
-            Stream::write<kBytes>(
-                p.x.out,
-                [&](auto registers, int64_t x) __attribute__((always_inline)) {
-                  const auto z = registers.load_part(sums + x);
-                  return activated(z, z, activate.slope);
-                },
-                reinterpret_cast<T*>(target));  // S is T
           } else {
             // NCHW: what is written beyond the row is the start of the next ones, which this thread writes afterwards
             const int64_t whole = whole_vectors<T>(p.x.out), left = (end - i) * p.x.out;

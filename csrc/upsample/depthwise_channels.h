@@ -3,8 +3,8 @@
 //
 // Outputs of one phase that follow each other read the same weights, so a few of them are summed together; they lie
 // `stride` pixels apart, so the other phases follow before a row is gone on with, and of large outputs, which have left
-// the caches, the lines are asked for ahead. The last register of a pixel ends with its last channel and overlaps the
-// one before.
+// the caches, the lines are asked for ahead or not read at all. The last register of a pixel ends with its last channel
+// and overlaps the one before.
 #pragma once
 
 #include <algorithm>
@@ -42,9 +42,9 @@ bool is_faster_turned(const Params& p) {
 template <class T, class S, int kBytes>
 class ChannelRows {
  public:
-  // out_step: from one output of a row to the next; bytes: of all outputs, none of those in scratch memory
+  // out_step: from one output of a row to the next; output: the map, or null if rows go to scratch memory
   ChannelRows(const Params& p, const Strides& in, int64_t out_step, const T* weights, const T* bias,
-              Activation<T> activation, int64_t bytes)
+              Activation<T> activation, const S* output)
       : p_(p),
         in_(in),
         out_step_(out_step),
@@ -55,7 +55,7 @@ class ChannelRows {
         activation_(activation),
         phases_(size_t(p.x.stride)),
         taps_(size_t(p.y.kernel * p.x.kernel)),
-        stream_(in_whole_lines(p) ? bytes : 0, p.channels * int64_t(sizeof(S))) {
+        stream_(output && in_whole_lines(p, output) ? (p.input_size() + p.output_size()) * int64_t(sizeof(S)) : 0, 64) {
     const Axis& x = p.x;
     for (int64_t phase = 0; phase < x.stride; ++phase) {
       const auto& taps = columns_.phases[size_t(phase)];
@@ -68,7 +68,8 @@ class ChannelRows {
     }
     const int64_t position = x.stride * out_step;  // numbers of its outputs
     together_ = std::min(kTogether * std::max(kStay / (kTogether * position), int64_t(1)), last_);
-    prefetched_ = bytes >= kLargeOutput && !stream_ && together_ * position <= kMostAhead;
+    const bool is_large = output && p.output_size() * int64_t(sizeof(S)) >= kLargeOutput;
+    prefetched_ = is_large && !stream_ && together_ * position <= kMostAhead;
   }
 
   // image, row: its first input and the first output of the row
@@ -94,8 +95,9 @@ class ChannelRows {
   static constexpr int64_t kLargeOutput = 8 << 20;  // bytes; larger ones are in no cache when they are written again
 
   // No two registers write to one line, and lines that are written one after the other do not lie too far apart.
-  static bool in_whole_lines(const Params& p) {
-    return std::is_same_v<S, T> && p.channels % kVectorLanes<S> == 0 && p.x.stride <= 4;
+  static bool in_whole_lines(const Params& p, const S* output) {
+    return std::is_same_v<S, T> && p.channels % kVectorLanes<S> == 0 && p.x.stride <= 4 &&
+           reinterpret_cast<uintptr_t>(output) % 64 == 0;
   }
 
   struct Tap {
@@ -189,11 +191,13 @@ class ChannelRows {
     for (int i = 0; i < kCount; ++i) {
       for (int l = 0; l < kParts; ++l) {
         S* const to = target + i * step + c + l * kLanes;
-        if (stream_) {
-          Stream::store<kBytes>(reinterpret_cast<T*>(to), sums[i][l]);  // S is T
-        } else {
-          Registers::store_part(to, sums[i][l]);
+        if constexpr (std::is_same_v<S, T>) {
+          if (stream_) {
+            stream_.template store<kBytes>(to, sums[i][l]);
+            continue;
+          }
         }
+        Registers::store_part(to, sums[i][l]);
       }
     }
   }
@@ -222,7 +226,6 @@ void channel_rows(const Params& p, const S* input, const Strides& in, const T* k
   for (int64_t c = 0; c < p.channels; ++c) biases[size_t(c)] = bias ? static_cast<T>(bias[c]) : T(0);
   transpose(kernels, taps, p.channels, taps, weights.data(), p.channels);
   const bool planes = out.c != 1;
-  const int64_t bytes = planes ? 0 : p.batch * p.y.out * row * int64_t(sizeof(S));
   const int64_t each_thread = ceil_div(p.batch * p.y.out, 4 * thread_count());  // rows, of a fourth of its work
   const int64_t some = planes ? std::clamp(kTurned / row, int64_t(1), std::min(each_thread, p.y.out)) : 1;
   const int64_t blocks = ceil_div(p.y.out, some);
@@ -230,7 +233,7 @@ void channel_rows(const Params& p, const S* input, const Strides& in, const T* k
     Buffer<S> scratch(size_t(planes ? some * row : 0));
     vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
       ChannelRows<T, S, kBytes> rows(p, in, planes ? p.channels : out.w, weights.data(), biases.data(), activation,
-                                     bytes);
+                                     planes ? nullptr : output);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t n = i / blocks, first = i % blocks * some, last = std::min(first + some, p.y.out);
         S* target = output + n * out.n + first * out.h;

@@ -43,10 +43,10 @@ bool in_pairs(const Params& p, const Strides& step, const Strides& place_step) {
 }
 
 // Every pixel of the cells. false: an input is not in its cell, and the plane is to be done again.
-// line: for a row of pixels that is to be streamed, or null
+// line: scratch for a row of pixels that is streamed
 template <int kBytes, class W>
 [[gnu::always_inline]] inline bool unpool_pairs(const Params& p, const PairedPlane<const W, W>& plane, int32_t* offsets,
-                                                W* line) {
+                                                const Stream& stream, W* line) {
   for (int64_t i = 0; i < p.height; ++i) {
     const W* __restrict from = plane.inputs + i * plane.step;
     if (!offsets_in_cells(p, plane.places + i * plane.place_step, i, offsets)) return false;
@@ -54,14 +54,14 @@ template <int kBytes, class W>
     for (int64_t r = 0; r < p.cell_height; ++r) {
       const int32_t row = int32_t(r * p.out_width);
       W* const pixels = plane.pixels + p.first_of_cell(i, 0) + row;
-      W* __restrict out = line ? line : pixels;
+      W* __restrict out = stream ? line : pixels;
       for (int64_t j = 0; j < p.width; ++j) {
         const int32_t place = offsets[j] - row;
         inside += (place & ~1) == 0;
         out[2 * j] = from[j] & all_bits_if<W>(place == 0);
         out[2 * j + 1] = from[j] & all_bits_if<W>(place == 1);
       }
-      if (line) Stream::copy<kBytes>(line, 2 * p.width, pixels);
+      if (stream) stream.copy<kBytes>(out, 2 * p.width, pixels);
     }
     if (inside != int32_t(p.width)) return false;
   }

@@ -97,7 +97,7 @@ void unpool_planes(const Params& p, const Map<const W>& in, const Places& places
         W* target = out.at(block.n, block.c);
         const PairedPlane<const W, W> pairs{in.at(block.n, block.c), in.step.h, places.at(block.n, block.c),
                                             places.step.h, target};
-        bool done = by_pairs && unpool_pairs<kBytes>(p, pairs, offsets.data(), stream ? line.data() : nullptr);
+        bool done = by_pairs && unpool_pairs<kBytes>(p, pairs, offsets.data(), stream, line.data());
         if constexpr (sizeof(W) == 4) done = done || (by_words && unpool_words(p, pairs));
         if (done) {
           clear_rest(p, target);

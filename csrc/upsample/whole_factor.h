@@ -76,13 +76,15 @@ template <Others kOthers, class Row>
 void write_rows(const Rows& rows, int64_t factor, const Tensor& source, Tensor& output, const Row& row) {
   constexpr bool kZeros = kOthers == Others::kZeros;
   const int64_t length = rows.length(), out_length = length * factor;
-  const int64_t bytes = (source.numel() + output.numel()) * source.element_size();
+  constexpr int64_t kStays = 256 << 10;  // bytes of a row, in a cache
+  const int64_t size = source.element_size(), row_bytes = out_length * size;
+  const int64_t bytes = row_bytes <= kStays ? (source.numel() + output.numel()) * size : 0;
   const void* const input = source.const_data_ptr();
   void* const larger = output.mutable_data_ptr();
   dispatch_words(source, [&](auto word) {
     using W = typename decltype(word)::type;
     parallel_for(rows.count, rows.grain(factor), [&](int64_t begin, int64_t end) {
-      const Stream stream(bytes, out_length * int64_t(sizeof(W)));
+      const Stream stream(bytes, row_bytes);
       const Buffer<W> scratch(size_t(stream ? out_length : 0));
       vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
         for (int64_t y = begin; y < end; ++y) {
@@ -91,9 +93,9 @@ void write_rows(const Rows& rows, int64_t factor, const Tensor& source, Tensor& 
           if (stream) {
             row(from, scratch.data());
             for (int64_t r = 0; r < (kZeros ? 1 : factor); ++r) {
-              Stream::copy<kBytes>(scratch.data(), out_length, to + r * out_length);
+              stream.copy<kBytes>(scratch.data(), out_length, to + r * out_length);
             }
-            if (kZeros) Stream::fill<kBytes>((factor - 1) * out_length, W(0), to + out_length);
+            if (kZeros) stream.clear<kBytes>((factor - 1) * out_length, to + out_length);
             continue;
           }
           row(from, to);
