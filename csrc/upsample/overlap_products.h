@@ -10,8 +10,10 @@
 
 #include <algorithm>
 
+#include "common/copy.h"
 #include "common/memory.h"
 #include "common/simd.h"
+#include "common/stream.h"
 #include "common/windows.h"
 #include "upsample/conv_transpose2d.h"
 
@@ -72,21 +74,34 @@ class OverlapProducts {
     Buffer<T> sums, pixels, windows;
   };
 
-  // weight [channels, outputs, taps] -> panels [blocks of a window, channels, columns of a tile], zeros past the last
+  // weight [channels, outputs, taps] -> panels [blocks of a window, channels, columns of a tile], zeros past the last.
+  // Lines of the panels lie far apart: a few channels together write a few at each place, and those of large weights,
+  // which are read only after all are written, go past the caches.
   void lay_out(const S* weight) {
-    constexpr int64_t kGrain = 1 << 14;  // numbers that are worth a thread
+    constexpr int64_t kGrain = 1 << 14, kTogether = 4;  // numbers that are worth a thread, channels
     const int64_t taps = p_.y.kernel * p_.x.kernel, columns = tile_.columns;
-    parallel_for(p_.channels, ceil_div(kGrain, padded_), [&](int64_t begin, int64_t end) {
-      Buffer<T> window{size_t(padded_)};
-      std::fill_n(window.data() + window_, padded_ - window_, T(0));
-      for (int64_t c = begin; c < end; ++c) {
-        vectorized([&]() __attribute__((always_inline)) {
-          transpose(weight + c * window_, taps, p_.outputs, taps, window.data(), p_.outputs);
-        });
-        for (int64_t block = 0; block * columns < padded_; ++block) {
-          std::copy_n(window.data() + block * columns, columns, panel(block) + c * columns);
+    const int64_t bytes = (p_.channels * window_ + 2 * p_.channels * padded_) * int64_t(sizeof(T));
+    const int64_t groups = ceil_div(p_.channels, kTogether);
+    parallel_for(groups, ceil_div(kGrain, kTogether * padded_), [&](int64_t begin, int64_t end) {
+      const Stream stream(bytes, columns * int64_t(sizeof(T)));
+      Buffer<T> windows(size_t(kTogether * padded_));
+      vectorized([&]<int kBytes>(RegisterBytes<kBytes>) __attribute__((always_inline)) {
+        for (int64_t group = begin; group < end; ++group) {
+          const int64_t first = group * kTogether, some = std::min(kTogether, p_.channels - first);
+          for (int64_t c = 0; c < some; ++c) {
+            T* window = windows.data() + c * padded_;
+            transpose(weight + (first + c) * window_, taps, p_.outputs, taps, window, p_.outputs);
+            std::fill_n(window + window_, padded_ - window_, T(0));
+          }
+          for (int64_t block = 0; block * columns < padded_; ++block) {
+            const T* source = windows.data() + block * columns;
+            T* target = panel(block) + first * columns;
+            for (int64_t c = 0; c < some; ++c, source += padded_, target += columns) {
+              stream ? stream.copy<kBytes>(source, columns, target) : copy(source, columns, target);
+            }
+          }
         }
-      }
+      });
     });
   }
 
